@@ -1,0 +1,52 @@
+"""The one interface behind which every detector lives."""
+
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Variables = dict[str, Any]
+"""Flax variable collections: `params` (trained) and any others (`batch_stats`, …), which `loss` may renew."""
+
+
+class Batch(TypedDict):
+    """What a detector is given; on device, float32, NHWC."""
+
+    images: Float[Array, "b h w c"]
+    brain: Float[Array, "b h w"]  # 1 inside the brain, 0 outside
+    position: Float[Array, "b"]  # height of the slice in its brain: 0 lowest, 1 highest brain slice
+
+
+class Aux(NamedTuple):
+    """What `loss` returns beside the scalar."""
+
+    metrics: dict[str, Float[Array, ""]]  # parts of the loss, by name, for the log
+    mutable: Variables  # the renewed non-`params` collections
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A method. An implementation is a frozen dataclass whose fields are its hyperparameters.
+
+    All methods are pure functions of `variables` and can be jitted; none keeps state of its own.
+    """
+
+    def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
+        """Fresh variables for images of (h, w, c)."""
+        ...
+
+    def loss(self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array) -> tuple[Float[Array, ""], Aux]:
+        """The training loss of one batch. `step` is the optimiser step, for warm-ups and stages."""
+        ...
+
+    def reconstruct(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
+        """The healthy counterpart that the method sees in each image; deterministic."""
+        ...
+
+    def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
+        """Anomaly score a pixel: ≥ 0, higher is more anomalous, 0 outside the brain."""
+        ...
+
+    def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The transformation to train with: `default` (from the config), or the method's own around it."""
+        ...
