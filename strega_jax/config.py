@@ -187,7 +187,8 @@ class Data:
     demo_subjects: int = 0  # size of the demo cohort
     lesions: tuple[str, ...] = ()  # folders of cases with expert masks, for --evaluate
     contrasts: tuple[Contrast, ...] = ()  # which images of a case are scored; empty: the training contrast
-    planted: int = 0  # how many held-out healthy subjects get a planted lesion and are evaluated too
+    planted: int = 0  # how many held-out healthy scans get a planted lesion and are evaluated too
+    controls: int = 0  # how many held-out healthy scans are evaluated as they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +209,7 @@ class Run:
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Self:
         """Build a run from nested plain values. Raises ConfigError on an unknown field or a bad value."""
-        return _build(cls, fields, "config")
+        return build_dataclass(cls, fields, "config")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values: what JSON holds, and what `from_mapping` takes."""
@@ -226,7 +227,12 @@ def _require(holds: bool, field: str, value: Any, rule: str) -> None:
         raise ConfigError(f"config field {field} is {value!r}; it must be {rule}")
 
 
-def _build(cls: type, fields: Mapping[str, Any], where: str) -> Any:
+def build_dataclass(cls: type, fields: Mapping[str, Any], where: str) -> Any:
+    """A settings dataclass from plain values, nested ones too; `where` names it in errors.
+
+    Raises:
+        ConfigError: an unknown field, or a value of the wrong type or out of range.
+    """
     hints = get_type_hints(cls)
     unknown = sorted(set(fields) - set(hints))
     if unknown:
@@ -238,7 +244,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if dataclasses.is_dataclass(value):
             return value
-        return _build(kind, value, where)  # pyright: ignore[reportArgumentType]
+        return build_dataclass(kind, value, where)  # pyright: ignore[reportArgumentType]
     origin = get_origin(kind)
     if origin is Literal:
         _require(value in get_args(kind), where, value, "one of " + ", ".join(map(str, get_args(kind))))
@@ -259,4 +265,4 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         )
         return value
     _require(isinstance(value, Mapping), where, value, "a mapping of names to values")
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    return {name: tuple(item) if isinstance(item, list) else item for name, item in dict(value).items()}  # pyright: ignore

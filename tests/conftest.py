@@ -2,10 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+
+from strega_jax.config import Preprocess, Run, settings_hash
+from strega_jax.slices.grid import SliceGrid
+from strega_jax.slices.preprocess import SliceVolume
+from strega_jax.slices.store import SliceStore, write_manifest, write_scan
+from strega_jax.tissue import TissueMap
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +28,66 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("STREGA_TEST_DATA names no folder: this check against real brains DID NOT RUN")
     return Path(folder)
+
+
+SMALL_RUN = {
+    "model": {"maps": (8, 16), "latent": 8, "sign": "absolute"},
+    "preprocess": {"representation": "fractions", "grid": "fixed", "size": 32, "normalise": "unit"},
+    "training": {"batch_size": 8, "steps": 8, "log_every": 1, "validate_every": 4, "checkpoint_every": 4},
+}
+
+
+def small_run(**changes: Any) -> Run:
+    """A run that trains in seconds; `changes` replace top-level fields, dicts merge into their section."""
+    fields: dict[str, Any] = {name: dict(section) for name, section in SMALL_RUN.items()}
+    for name, value in changes.items():
+        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+    return Run.from_mapping(fields)
+
+
+def disc_volume(rng: np.random.Generator, settings: Preprocess, slices: int = 10) -> SliceVolume:
+    """Concentric discs of CSF, GM and WM of random size: a brain as simple as one can be."""
+    rows, columns = np.mgrid[: settings.size, : settings.size] / settings.size - 0.5
+    images = np.zeros((slices, settings.size, settings.size, 3), np.float32)
+    for image in images:
+        radius = np.hypot(rows * rng.uniform(0.9, 1.1), columns)
+        edge = rng.uniform(0.38, 0.45)
+        for channel, (inner, outer) in enumerate([(0.85, 1.0), (0.6, 0.85), (0.0, 0.6)]):
+            image[..., channel] = (radius >= inner * edge) & (radius < outer * edge)
+    images = np.where(images.max(axis=-1, keepdims=True) > 0, np.maximum(images, 1e-3), 0).astype(np.float32)
+    brain = np.moveaxis(images.max(axis=-1) > 0, 0, 2)
+    tissue = TissueMap.__new__(TissueMap)  # the store does not look at it
+    grid = SliceGrid((settings.size, settings.size, slices), np.eye(4))
+    return SliceVolume(images, np.arange(slices), np.linspace(0, 1, slices, dtype=np.float32), grid, brain, tissue)
+
+
+def write_disc_store(folder: Path, settings: Preprocess, scans: int = 5) -> SliceStore:
+    """A sealed store of disc brains: the last scan is `dev`, the others `train`."""
+    rng = np.random.default_rng(0)
+    entries = [
+        write_scan(
+            folder,
+            disc_volume(rng, settings),
+            name=f"sub-{i:02d}_T1w",
+            cohort="discs",
+            subject=f"sub-{i:02d}",
+            session="",
+            contrast="T1w",
+            split="dev" if i == scans - 1 else "train",
+            source=f"sub-{i:02d}.nii.gz",
+            source_sha256="",
+            spacing_mm=(2.0, 2.0, 2.0),
+            grid_spacing_mm=(2.0, 2.0, 2.0),
+            tissue_ml=(1.0, 1.0, 1.0),
+            settings_hash=settings_hash(settings),
+        )
+        for i in range(scans)
+    ]
+    write_manifest(folder, settings, entries)
+    return SliceStore.open(folder)
+
+
+@pytest.fixture
+def disc_store(tmp_path: Path) -> SliceStore:
+    """A small slice store with the settings of `small_run`."""
+    return write_disc_store(tmp_path / "store", small_run().preprocess)

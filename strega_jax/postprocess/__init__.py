@@ -1,0 +1,17 @@
+"""Score map → mask → boxes."""
+
+from strega_jax.postprocess.components import Component, SliceBox, find_components, slice_boxes
+from strega_jax.postprocess.healthy import healthy_threshold
+from strega_jax.postprocess.mask import bounding_box, mask_from_score
+from strega_jax.postprocess.otsu import otsu_thresholds
+
+__all__ = [
+    "Component",
+    "SliceBox",
+    "bounding_box",
+    "find_components",
+    "healthy_threshold",
+    "mask_from_score",
+    "otsu_thresholds",
+    "slice_boxes",
+]

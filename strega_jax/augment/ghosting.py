@@ -1,0 +1,53 @@
+"""Ghosting: periodic lines of the spectrum damped, as motion between phase-encoding steps does."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+
+class Ghosting(NamedTuple):
+    """Number of ghosts, the axis along which they appear (0 rows, 1 columns), and strength; 0 changes nothing."""
+
+    number: Int32[Array, ""]
+    axis: Int32[Array, ""]
+    intensity: Float[Array, ""]
+
+
+def sample_ghosting(
+    key: PRNGKeyArray, probability: float, ghosts: tuple[int, int], intensity: tuple[float, float]
+) -> Ghosting:
+    """Number uniform in `ghosts` (inclusive), either axis, intensity uniform in its range; else intensity 0."""
+    coin, count, axis, draw = jax.random.split(key, 4)
+    strength = jax.random.uniform(draw, minval=intensity[0], maxval=intensity[1])
+    return Ghosting(
+        jax.random.randint(count, (), ghosts[0], ghosts[1] + 1, jnp.int32),
+        jax.random.randint(axis, (), 0, 2, jnp.int32),
+        jnp.where(jax.random.bernoulli(coin, probability), strength, jnp.zeros_like(strength)),
+    )
+
+
+def ghosting(image: Float[Array, "h w c"], params: Ghosting) -> Float[Array, "h w c"]:
+    """Damp every `number`-th line of the centred spectrum, but the central one, by 1 − `intensity`; real part.
+
+    The real part of the inverse transform is what remains if the mask is made symmetric in frequency, so a
+    real transform suffices.
+    """
+    height, width, _ = image.shape
+    rows = _comb(jnp.arange(height, dtype=jnp.int32), height, params.number)
+    columns = _comb(jnp.arange(width // 2 + 1, dtype=jnp.int32), width, params.number)
+    comb = jnp.where(params.axis == 0, rows[:, None], columns[None, :])
+    spectrum = jnp.fft.rfft2(image, axes=(0, 1))
+    ghosts = jnp.fft.irfft2(spectrum * comb[..., None].astype(spectrum.dtype), s=(height, width), axes=(0, 1))
+    return image - params.intensity * ghosts
+
+
+def _comb(frequency: Int32[Array, "k"], length: int, number: Int32[Array, ""]) -> Float[Array, "k"]:
+    """1 at the damped frequencies, ½ where only one of ± the frequency is damped, else 0."""
+
+    def damped(k: Int32[Array, "k"]) -> Float[Array, "k"]:
+        position = (k + length // 2) % length
+        return ((position % number == 0) & (k % length != 0)).astype(jnp.float32)
+
+    return (damped(frequency) + damped(-frequency)) / 2

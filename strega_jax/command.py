@@ -1,0 +1,70 @@
+"""What the entry points share: flags for devices and hosts, and errors told without a traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+
+from strega_jax.errors import ConfigError, StregaError
+
+# Programs are kept here between runs, so that only the first pays for compilation.
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+DEFAULT_CACHE = os.path.join("~", ".cache", "strega_jax")
+
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of this job (TPU pod, SLURM, Kubernetes, Open MPI, or JAX_COORDINATOR_ADDRESS, "
+    "JAX_NUM_PROCESSES and JAX_PROCESS_ID).",
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "Simulate this many CPU devices; 0 leaves the devices as they are.", lower_bound=0
+)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run an entry point's `main` under absl: exit with what it returns, or with 1 after a told error."""
+
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            if len(argv) > 1:
+                raise ConfigError(f"unexpected argument {argv[1]!r}; every argument is a --flag, see --help")
+            # Ours is worth reading; what the libraries say below a warning is not.
+            absl_logging.set_verbosity(absl_logging.WARNING)
+            logging.getLogger("strega_jax").setLevel(logging.INFO)
+            _set_up_devices()
+            return main()
+        except StregaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    app.run(guarded)
+
+
+def _set_up_devices() -> None:
+    """Must come before anything touches a device."""
+    if _CPU_DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    if not os.environ.get(CACHE_VARIABLE):
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(DEFAULT_CACHE))
+    if _DISTRIBUTED.value:
+        try:
+            jax.distributed.initialize(**_explicit_cluster())
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"--distributed: this process cannot find its job ({error}). Start it with a launcher from "
+                "launch/, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            ) from error
+
+
+def _explicit_cluster() -> dict[str, Any]:
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    address, count, index = (os.environ.get(name) for name in names)
+    if not (address and count and index):
+        return {}
+    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}

@@ -1,0 +1,165 @@
+"""Blocks that detectors are built from: NHWC, float32 parameters, computing in `dtype`."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+NORM_MOMENTUM = 0.9  # share of the running averages that a step keeps
+NORM_EPSILON = 1e-5
+
+
+def space_to_depth(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c2"]:
+    """Fold each factor × factor patch into channels; `h` and `w` must be multiples of `factor`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor * factor * c)
+
+
+def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c2"]:
+    """Inverse of `space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, factor, factor, c // factor**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
+
+
+@jax.custom_vjp
+def conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, "b h w d"]:
+    """Convolution of odd size, stride 1, zero padding that keeps the size.
+
+    Differentiable once. Its gradient by the kernel is, on CPU, a few matrix products instead of XLA's
+    convolution, which is slow there for small kernels and few maps.
+    """
+    if kernel.shape[0] == 1:
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return conv(x, kernel), (x, kernel)
+
+
+def _conv_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    by_x = conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    size = kernel.shape[0]
+    if size == 1:
+        return by_x, jnp.einsum("bhwc,bhwd->cd", x, gradient)[None, None]
+    by_kernel = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=lambda x, gradient: _kernel_gradient_by_products(x, gradient, size),
+        default=lambda x, gradient: _kernel_gradient_by_convolution(x, gradient, size),
+    )
+    return by_x, by_kernel
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient_by_convolution(x: Array, gradient: Array, size: int) -> Array:
+    pad = (size // 2, size // 2)
+    return jax.lax.conv_general_dilated(x, gradient, (1, 1), (pad, pad), dimension_numbers=("CHWN", "IHWO", "HWNC"))
+
+
+def _kernel_gradient_by_products(x: Array, gradient: Array, size: int) -> Array:
+    """One matrix product a kernel row. Whichever side has fewer maps is shifted, for fewer copied values."""
+    if x.shape[-1] <= gradient.shape[-1]:
+        rows = [jnp.einsum("bhwjc,bhwd->jcd", columns, gradient) for columns in _shifted(x, size)]
+        return jnp.stack(rows)
+    rows = [jnp.einsum("bhwc,bhwjd->jcd", x, columns) for columns in _shifted(gradient, size)]
+    return jnp.stack(rows)[::-1, ::-1]
+
+
+def _shifted(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b h w k c"]]:
+    """For each kernel row, the zero-padded `x` seen from each of its columns."""
+    b, h, w, c = x.shape
+    pad = size // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return [jnp.stack([x[:, i : i + h, j : j + w] for j in range(size)], axis=3) for i in range(size)]
+
+
+class Conv(nn.Module):
+    """`size` × `size` convolution (odd, stride 1, same size), He-normal; a bias unless a norm follows."""
+
+    features: int
+    size: int = 1
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)[None, None, None, :]
+        return y
+
+
+class Norm(nn.Module):
+    """Batch normalisation over batch and pixels (Ioffe & Szegedy 2015), statistics in float32.
+
+    Training uses the batch's statistics and renews the running averages (collection `batch_stats`, biased
+    variance), which inference uses.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        maps = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, maps)
+        bias = self.param("bias", nn.initializers.zeros, maps)
+        average = self.variable("batch_stats", "mean", jnp.zeros, maps)
+        spread = self.variable("batch_stats", "var", jnp.ones, maps)
+        x = x.astype(jnp.float32)
+        if train:
+            mean = x.mean((0, 1, 2))
+            variance = jnp.square(x - mean[None, None, None, :]).mean((0, 1, 2))
+            if not self.is_initializing():
+                average.value = NORM_MOMENTUM * average.value + (1 - NORM_MOMENTUM) * mean
+                spread.value = NORM_MOMENTUM * spread.value + (1 - NORM_MOMENTUM) * variance
+        else:
+            mean, variance = average.value, spread.value
+        gain = scale * jax.lax.rsqrt(variance + NORM_EPSILON)
+        shift = bias - mean * gain
+        return (x * gain[None, None, None, :] + shift[None, None, None, :]).astype(self.dtype)
+
+
+class Activation(nn.Module):
+    """LeakyReLU with slope 0.01, or PReLU with one learned slope (0.25 at first)."""
+
+    kind: str = "leaky_relu"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        if self.kind == "leaky_relu":
+            return nn.leaky_relu(x, 0.01)
+        slope = self.param("slope", nn.initializers.constant(0.25), ())
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+class ResidualBlock(nn.Module):
+    """x + F(x), then the activation. `basic`: two 3×3 (He et al. 2016, fig. 5 left); `bottleneck`: 1×1, 3×3, 1×1 (right)."""
+
+    kind: str = "basic"
+    activation: str = "leaky_relu"
+    dtype: Any = jnp.float32
+    squeeze: int = 4  # bottleneck: the 3×3 works on 1/squeeze of the maps
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        maps = x.shape[-1]
+        inner = maps // self.squeeze
+        plan = [(maps, 3), (maps, 3)] if self.kind == "basic" else [(inner, 1), (inner, 3), (maps, 1)]
+        y = x
+        for features, size in plan[:-1]:
+            y = Norm(self.dtype)(Conv(features, size, dtype=self.dtype)(y), train)
+            y = Activation(self.activation)(y)
+        features, size = plan[-1]
+        y = Norm(self.dtype)(Conv(features, size, dtype=self.dtype)(y), train)
+        return Activation(self.activation)(x + y)

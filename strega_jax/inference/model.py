@@ -1,0 +1,103 @@
+"""A trained model, loaded from a checkpoint and ready to score slices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import Array, Float
+
+from strega_jax.detectors import build
+from strega_jax.detectors.base import Batch, Detector, Variables
+from strega_jax.errors import CheckpointError
+from strega_jax.slices.loader import padded_batches
+from strega_jax.slices.store import Normalisation
+from strega_jax.training.checkpoints import About, find_step, read_about
+from strega_jax.training.state import init_state, make_optimizer
+from strega_jax.training.step import to_batch
+
+# Slices scored at once; every scan is cut into batches of this size, so that one program serves all.
+SCORING_BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A detector with its variables and everything it was trained with."""
+
+    detector: Detector
+    variables: Variables
+    about: About
+    source: str  # where it was loaded from
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., tuple[Array, Array]]:
+        return jax.jit(functools.partial(score_and_reconstruct, self.detector, self.about.normalisation))
+
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
+    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
+        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too.
+
+        Raises:
+            CheckpointError: the slices are not of the shape the model was trained on.
+        """
+        if images.shape[1:] != tuple(self.about.image_shape):
+            raise CheckpointError(
+                f"{self.source} was trained on slices of {self.about.image_shape}, "
+                f"these are {images.shape[1:]}; prepare them with the checkpoint's own settings"
+            )
+        key = jax.random.key(self.about.run.seed)
+        scores, reconstructions = [], []
+        for number, (raw, real) in enumerate(padded_batches(images, position, SCORING_BATCH)):
+            score, reconstruction = self._program(self.variables, raw, jax.random.fold_in(key, number))
+            scores.append(np.asarray(score)[:real])
+            reconstructions.append(np.asarray(reconstruction)[:real])
+        return np.concatenate(scores), np.concatenate(reconstructions)
+
+
+def score_and_reconstruct(
+    detector: Detector, normalisation: Normalisation, variables: Variables, raw: dict[str, Array], key: Array
+) -> tuple[Float[Array, "b h w"], Float[Array, "b h w c"]]:
+    """Stored slices → scores and unnormalised reconstructions; the program that prediction runs."""
+    batch: Batch = to_batch(raw, normalisation)
+    shape = (1, 1, 1, batch["images"].shape[-1])
+    std = jnp.reshape(jnp.array(normalisation.std, jnp.float32), shape)
+    mean = jnp.reshape(jnp.array(normalisation.mean, jnp.float32), shape)
+    reconstruction = detector.reconstruct(variables, batch) * std + mean
+    return detector.score(variables, batch, key), reconstruction * batch["brain"][..., None]
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a workdir's newest checkpoint, or the one named.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is not of the model it says it is.
+    """
+    step = find_step(epath.Path(path).resolve() if "://" not in str(path) else path)
+    about = read_about(step)
+    run = about.run
+    detector = build(run.detector, run.model, run.compute_dtype)
+    optimizer = make_optimizer(run.optimiser, detector, about.total_steps)
+    fresh = functools.partial(init_state, detector, optimizer, run.optimiser, about.image_shape, run.seed)
+    like = jax.eval_shape(fresh)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {"params": like.params, "mutable": like.mutable}
+    if like.average is not None:
+        wanted["average"] = like.average
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            found = reader.restore(
+                step / "state",
+                args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+            )
+    except Exception as error:  # Orbax raises what its many layers raise
+        raise CheckpointError(f"{step}: damaged, or not of a {run.detector} with these settings ({error})") from error
+    variables = {"params": found.get("average", found["params"]), **found["mutable"]}
+    return Model(detector, variables, about, str(step))

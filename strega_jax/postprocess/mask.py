@@ -1,0 +1,117 @@
+"""Score map → mask of what is anomalous, on the scan's own grid, axial slice by axial slice."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from strega_jax.config import Postprocess
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes, open_by_disk
+from strega_jax.postprocess.otsu import otsu_thresholds
+from strega_jax.postprocess.smoothing import smooth_score
+
+
+def mask_from_score(
+    score: Float[np.ndarray, "x y z"],
+    brain: Bool[np.ndarray, "x y z"],
+    spacing_mm: tuple[float, float, float],
+    settings: Postprocess,
+    *,
+    healthy_threshold: float | None = None,
+) -> Bool[np.ndarray, "x y z"]:
+    """The voxels of the brain whose score is strictly above the threshold, cleaned of small specks.
+
+    The order is that of the paper's postprocessing (sec. 2.6): threshold, opening, area opening; a Gaussian before
+    and a filter of 3-D components after it are optional. Otsu's histogram is that of the whole slice (or volume),
+    the zeros outside the brain included.
+
+    Args:
+        score: (x, y, z) float32, ≥ 0, on the canonical grid; what lies outside the brain is taken as 0.
+        brain: (x, y, z) bool, the brain.
+        spacing_mm: voxel edge lengths.
+        settings: thresholds, radii and smallest sizes.
+        healthy_threshold: the threshold from healthy scans (`healthy_threshold()`), which
+            `settings.threshold == "healthy"` needs.
+
+    Returns:
+        (x, y, z) bool.
+
+    Raises:
+        ScanError: the score is not finite, or score and brain differ in shape.
+        ConfigError: `threshold` is `healthy` and no threshold was given.
+    """
+    _check(score, brain)
+    if settings.threshold == "healthy" and healthy_threshold is None:
+        raise ConfigError(
+            "config field postprocess.threshold is 'healthy', but no threshold from healthy scans is at hand; "
+            "calibrate on healthy validation scans first, or use 'otsu' or 'fixed'"
+        )
+    mask = np.zeros(score.shape, bool)
+    box = bounding_box(brain)
+    if box is None:
+        return mask
+    if settings.smooth_mm > 0:
+        score = smooth_score(np.where(brain, score, np.float32(0)), settings.smooth_mm, spacing_mm)
+    # Only the brain's box is worked on, slices first; everything beside it is zero. A threshold is never below
+    # zero, so nothing outside the brain can lie above it.
+    inside = np.where(brain[box], score[box], np.float32(0)).astype(np.float32, copy=False)
+    slices = np.ascontiguousarray(inside.transpose(2, 0, 1))
+    thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
+    marked = slices > thresholds[:, None, None]
+    marked = _open_within(marked, box, score.shape, settings.opening_radius)
+    min_area = max(settings.min_area_px, settings.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
+    marked = drop_small_areas(marked, min_area, settings.connectivity)
+    mask[box] = marked.transpose(1, 2, 0)
+    mask[box] = drop_small_volumes(mask[box], settings.min_volume_ml * 1000 / math.prod(spacing_mm))
+    return mask
+
+
+def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
+    """The smallest box of indices that holds every true voxel; None when there is none."""
+    box = []
+    for axis in range(mask.ndim):
+        on = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if on.size == 0:
+            return None
+        box.append(slice(int(on[0]), int(on[-1]) + 1))
+    return tuple(box)
+
+
+def _check(score: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> None:
+    if score.shape != brain.shape:
+        raise ScanError(f"score map of shape {score.shape} and brain mask of shape {brain.shape} are not of one scan")
+    if not np.isfinite(score).all():
+        raise ScanError(
+            f"score map: {np.count_nonzero(~np.isfinite(score))} voxels are NaN or infinite; "
+            "the scan or the checkpoint it was scored with is damaged"
+        )
+
+
+def _thresholds(
+    slices: Float[np.ndarray, "k h w"], shape: tuple[int, ...], settings: Postprocess, healthy_threshold: float | None
+) -> Float[np.ndarray, "k"]:
+    """One threshold a slice; infinity where the slice stays empty."""
+    if settings.threshold != "otsu":
+        value = settings.value if settings.threshold == "fixed" else healthy_threshold
+        return np.full(len(slices), value, np.float32)
+    if settings.scope == "slice":
+        beside = shape[0] * shape[1] - slices[0].size
+        thresholds = otsu_thresholds(slices, zeros_beside=beside)
+    else:
+        beside = int(np.prod(shape)) - slices.size
+        thresholds = np.repeat(otsu_thresholds(slices.reshape(1, 1, -1), zeros_beside=beside), len(slices))
+    return np.where(thresholds < settings.value, np.float32(np.inf), thresholds)
+
+
+def _open_within(
+    marked: Bool[np.ndarray, "k h w"], box: tuple[slice, ...], shape: tuple[int, ...], radius: int
+) -> Bool[np.ndarray, "k h w"]:
+    """Opening of the cropped slices as if they lay in the whole image: beyond the crop there is background."""
+    if radius == 0:
+        return marked
+    # Only where the box ends inside the image is there a pixel beyond it.
+    margins = [(min(1, box[a].start), min(1, shape[a] - box[a].stop)) for a in range(2)]
+    (top, bottom), (left, right) = margins
+    opened = open_by_disk(np.pad(marked, [(0, 0), *margins]), radius)
+    return opened[:, top : opened.shape[1] - bottom, left : opened.shape[2] - right]

@@ -1,0 +1,89 @@
+"""Turn scans into a slice store: the first step before training.
+
+Each scan is brought into RAS order, segmented into tissue, cut into axial slices and written to the store,
+with a manifest. What is already there, made from the same file with the same settings, is skipped; a scan
+that fails is reported at the end and the others are done. Exit code 1 if any scan failed.
+
+    python -m strega_jax.prepare --input=ixi/ --output=stores/ixi_t1
+    python -m strega_jax.prepare --input=ixi/ --output=stores/ixi_t1 --config=configs/strega.py \\
+        --config.preprocess.size=128
+
+Scans must be brain-extracted NIfTI files: a BIDS-like tree, a known data set, or a flat folder. The settings
+are the `preprocess` part of the config. Splits go by subject: from a participants.tsv (columns
+participant_id, split) where there is one, else by --split.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from strega_jax import command
+from strega_jax.errors import ConfigError
+from strega_jax.run_config import as_run
+from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.slices.cohort import prepare_cohort
+
+_INPUT = flags.DEFINE_string("input", None, "Folder with the scans, or one scan.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the slice store; made if need be.", required=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(Path(__file__).parent / "default_config.py"), "Run config whose `preprocess` part is used."
+)
+_CONTRASTS = flags.DEFINE_list("contrasts", [], "Prepare these contrasts only, e.g. T1w,T2w. Default: the config's.")
+_SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev and test subjects.")
+_SEED = flags.DEFINE_integer("seed", 0, "Decides which subject falls into which split.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
+_FAST = flags.DEFINE_string("fast_output", None, "Folder of FAST results, with --config.preprocess.tissue=external.")
+_SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
+
+
+def main() -> int:
+    """Prepare, report, and say by the exit code whether every scan succeeded."""
+    settings = as_run(_CONFIG.value).preprocess
+    cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
+    splits = subject_splits(cases, _fractions(_SPLIT.value), _SEED.value)
+    index, count = _share()
+    outcome = prepare_cohort(
+        cases,
+        splits,
+        Path(_OUTPUT.value),
+        settings,
+        workers=_WORKERS.value,
+        fast_output=Path(_FAST.value) if _FAST.value else None,
+        process_index=index,
+        process_count=count,
+    )
+    print(outcome.describe(Path(_OUTPUT.value)))
+    return 1 if outcome.failures else 0
+
+
+def _fractions(values: list[str]) -> dict[str, float]:
+    try:
+        shares = [float(value) for value in values]
+    except ValueError as error:
+        raise ConfigError(f"--split={','.join(values)}: three numbers are wanted, e.g. 0.8,0.1,0.1") from error
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(f"--split={','.join(values)}: three shares that sum to 1 are wanted, e.g. 0.8,0.1,0.1")
+    return dict(zip(("train", "dev", "test"), shares, strict=True))
+
+
+def _share() -> tuple[int, int]:
+    if _SHARD.value is None:
+        return jax.process_index(), jax.process_count()
+    try:
+        index, count = (int(part) for part in _SHARD.value.split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--shard={_SHARD.value}: i/n is wanted, e.g. 0/4") from error
+    if not 0 <= index < count:
+        raise ConfigError(f"--shard={_SHARD.value}: i must lie between 0 and n − 1")
+    return index, count
+
+
+def cli() -> None:
+    """Console entry point."""
+    command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

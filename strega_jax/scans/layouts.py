@@ -1,0 +1,87 @@
+"""How public data sets arrange their files, as a table. To add a cohort, add a row to `LAYOUTS`."""
+
+import dataclasses
+
+CONTRASTS = {
+    **dict.fromkeys(("t1w", "t1", "t1n"), "T1w"),
+    **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1wks", "t1post"), "T1ce"),
+    **dict.fromkeys(("t2w", "t2"), "T2w"),
+    **dict.fromkeys(("flair", "t2f"), "FLAIR"),
+    **dict.fromkeys(("pd", "pdw"), "PD"),
+}
+"""How data sets write a contrast (lower case) → the name used here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a data set arranges its files.
+
+    Patterns are searched in a file's path without `.nii`/`.nii.gz`, from the name of the given folder on, e.g.
+    `/data/sub-01/anat/sub-01_T1w`. Their groups: subject, and where there are any session, entities, contrast.
+    """
+
+    expected: str  # what a user should see in the folder
+    images: tuple[str, ...]
+    masks: tuple[str, ...] = ()
+    cohort: str = ""  # empty: named after the folder
+    contrast: str = ""  # where file names do not tell
+    healthy: bool | None = None
+    recursive: bool = True
+
+
+_BIDS = r"(?:^|/)(?P<subject>sub-[^_/]+)(?:_(?P<session>ses-[^_/]+))?(?P<entities>(?:_[a-zA-Z]+-[^_/]+)*)_"
+_BRATS = r"(?:^|/)(?P<subject>Bra[Tt][Ss]\d[^/]*?)_"
+_BRATS23 = r"(?:^|/)(?P<subject>BraTS-[A-Za-z]+-\d+)-(?P<session>\d+)-"
+_VSD = r"(?:^|/)(?P<subject>(?:[HL]GG?/)?[^/]+)/(?:VSD\.Brain[^/]*/)?VSD\.Brain[^/]*\."
+_FLAT = r"/(?P<subject>[^/]+?)(?:[_-](?P<contrast>(?i:T1W?|T1CE|T1C|T1GD|T2W?|FLAIR|PDW?)))?"
+_OPENMS = r"(?:^|/)(?P<subject>patient\d+)/(?:[^/]+/)*(?:patient\d+_)?(?:study(?P<session>\d)_)?"
+
+LAYOUTS = {
+    "bids": Layout(
+        "sub-01/[ses-a/]anat/sub-01_[ses-a_]T1w.nii.gz with labels like sub-01_desc-expert_mask.nii.gz",
+        (_BIDS + r"(?P<contrast>T1w|T1ce|T2w|FLAIR|PDw|PD)$",),
+        (_BIDS + r"(?:(?<=-expert_)|(?<=-fused_)|(?<=-lesion_)|(?<=-tumor_)|(?<=-consensus_))(?:mask|dseg|roi)$",),
+    ),
+    "brats": Layout(
+        "BraTS20_Training_001/BraTS20_Training_001_{t1,t1ce,t2,flair,seg}.nii.gz (2017-2021), "
+        "BraTS-GLI-00000-000/BraTS-GLI-00000-000-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023), "
+        "HG/0001/VSD.Brain.XX.O.MR_T1c.684.nii.gz (2013-2015, converted to NIfTI)",
+        (
+            _BRATS + r"(?P<contrast>t1|t1ce|t2|flair)$",
+            _BRATS23 + r"(?P<contrast>t1n|t1c|t2w|t2f)$",
+            _VSD + r"MR_(?P<contrast>T1c?|T2|Flair)\.\d+$",
+        ),
+        (_BRATS + r"seg$", _BRATS23 + r"seg$", _VSD + r"OT\.\d+$", r"(?:^|/)(?P<subject>BraTS20[^/]*)/[^/]*_Segm$"),
+        cohort="BraTS",
+        healthy=False,
+    ),
+    "ixi": Layout(
+        "IXI002-Guys-0828-T1.nii.gz (or -T2, -PD)",
+        (r"(?:^|/)(?P<subject>IXI\d+)-[A-Za-z]+-\d+-(?P<contrast>T1|T2|PD)$",),
+        cohort="IXI",
+        healthy=True,
+    ),
+    "openms": Layout(
+        "patient01/[preprocessed/][patient01_]{FLAIR,T1W,T1WKS,T2W,consensus_gt}.nii.gz (MSLUB, open MS data)",
+        (_OPENMS + r"(?P<contrast>FLAIR|T1W?|T1WKS|T1POST|T2W?)(?:_N4_[^/]*)?$",),
+        (_OPENMS + r"(?:(?:consensus_)?gt|GOLD_STANDARD[^/]*)$",),
+        cohort="MSLUB",
+        healthy=False,
+    ),
+    "mood-toy": Layout(
+        "brain_toy/toy/00480_uniform_shift.nii.gz with labels in brain_toy/toy_label/pixel/",
+        (r"(?:^|/)toy/(?P<subject>\d+[^/]*)$",),
+        (r"(?:^|/)toy_label/pixel/(?P<subject>\d+[^/]*)$",),
+        cohort="MOOD",
+        contrast="T1w",
+    ),
+    "mood": Layout(
+        "brain_train/00000.nii.gz", (r"brain_train/(?P<subject>\d{5})$",), cohort="MOOD", contrast="T1w", healthy=True
+    ),
+    "flat": Layout(
+        "NIfTI files directly in the folder, labels as NAME_mask.nii.gz or NAME_seg.nii.gz",
+        (_FLAT + r"(?<!mask)(?<!seg)(?<!residual)(?<!roi)$",),
+        (_FLAT + r"_(?:desc-(?:expert|fused)_)?(?:mask|d?seg)$",),
+        recursive=False,
+    ),
+}

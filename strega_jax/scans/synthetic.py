@@ -1,0 +1,250 @@
+"""Test sets whose truth is known to the voxel: healthy brains with superimposed tumours, lesions or local changes."""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
+from strega_jax.scans.cohorts import Case, read_truth
+from strega_jax.scans.files import write_json, write_tsv
+from strega_jax.scans.lesions import plant_lesion
+from strega_jax.scans.scan import Scan, read_scan, write_volume
+
+PROVENANCE = "provenance.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One synthetic image: which healthy scan, what is done to it, and what it is called."""
+
+    healthy: Case
+    kind: str  # tumour, lesion, local or control
+    label: str  # letters and digits; the `acq-` entity of the file's name
+    settings: tuple[tuple[str, Any], ...] = ()
+    donor: Case | None = None  # of the tumour
+
+
+def superimpose(
+    healthy: Scan, donor: Scan, tumour: Bool[np.ndarray, "i j k"], how: str = "add"
+) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+    """Lay the tumour of one brain over another, healthy brain (paper, eq. 15).
+
+    The donor's brain box is resized to the healthy brain's box, so the tumour keeps its place in the brain. With
+    `add`, the paper's letter: A' = A + M, where M is the donor's image inside the tumour normalised to 0-1, and A
+    is counted in units of its own largest intensity. With `replace`, the tumour takes the place of the tissue, its
+    intensities carried over by the medians and 98th percentiles of the two brains outside it.
+
+    Args:
+        healthy: brain-extracted (0 outside the brain).
+        donor: brain-extracted, of any grid.
+        tumour: on the donor's grid.
+        how: `add` or `replace`.
+
+    Returns:
+        Image (float32) and tumour mask on the healthy scan's grid; the mask ends at the healthy brain's border.
+
+    Raises:
+        ConfigError: unknown `how`.
+        ScanError: the tumour is empty, or nothing of it lies inside the healthy brain.
+    """
+    if how not in ("add", "replace"):
+        raise ConfigError(f"unknown way to superimpose {how!r}; known: add, replace")
+    if not tumour.any():
+        raise ScanError(f"{donor.path}: its label map is empty; there is no tumour to cut out")
+    brain = healthy.data > 0
+    where = _box_to_box(brain, (donor.data > 0) | tumour)
+    weight = ndimage.map_coordinates(tumour.astype(np.float32), where, order=1)
+    mask = np.zeros(brain.shape, bool)
+    mask[brain] = weight > 0.5
+    if not mask.any():
+        raise ScanError(f"{donor.path}: nothing of its tumour lies inside the brain of {healthy.path}")
+    inside = donor.data[tumour]
+    patch = ndimage.map_coordinates(donor.data, where, order=1)[weight > 0.5]
+    image = healthy.data.copy()
+    if how == "add":
+        low, high = inside.min(), inside.max()
+        normalised = ((patch - low) / max(high - low, np.finfo(np.float32).tiny)).clip(0, 1)
+        image[mask] += normalised * healthy.data.max()
+    else:
+        tissue = donor.data[(donor.data > 0) & ~tumour]
+        middle, top = np.percentile(tissue if tissue.size else inside, (50, 98))
+        own_middle, own_top = np.percentile(healthy.data[brain], (50, 98))
+        carried = own_middle + (patch - middle) * (own_top - own_middle) / max(top - middle, 1e-6)
+        image[mask] = carried.clip(healthy.data[brain].min())
+    return image, mask
+
+
+def plan_tumours(
+    healthy: Sequence[Case], donors: Sequence[Case], count: int, controls: int, how: str, seed: int
+) -> list[Recipe]:
+    """Pair `count` healthy scans with tumours at random, each tumour used before one is used again.
+
+    Controls are other healthy scans as long as there are any, then those that got a tumour.
+    """
+    _enough(healthy, max(count, controls))
+    donors = [case for case in donors if case.mask]
+    if count and not donors:
+        raise ScanError("none of the cases to take tumours from has a label map")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(healthy))
+    tumours = np.concatenate([rng.permutation(len(donors)) for _ in range(count // max(len(donors), 1) + 1)])
+    chosen = [
+        Recipe(healthy[h], "tumour", f"tumour{n + 1:03d}", (("how", how),), donors[int(d)])
+        for n, (h, d) in enumerate(zip(order[:count], tumours, strict=False))
+    ]
+    spare = np.roll(order, -count)[:controls]
+    return chosen + [Recipe(healthy[h], "control", "control") for h in spare]
+
+
+def plan_doses(
+    healthy: Sequence[Case],
+    sizes_ml: Sequence[float],
+    contrasts: Sequence[float],
+    texture: float,
+    count: int,
+    controls: int,
+    seed: int,
+) -> list[Recipe]:
+    """Every size × every contrast in each of `count` healthy scans, and the first `controls` of them unchanged."""
+    _enough(healthy, max(count, controls))
+    chosen = [healthy[i] for i in np.random.default_rng(seed).permutation(len(healthy))]
+    doses = [(size, contrast) for size in sizes_ml for contrast in contrasts]
+    return [
+        Recipe(
+            case,
+            "lesion",
+            f"lesion{number + 1:03d}",
+            (("volume_ml", float(size)), ("contrast", float(contrast)), ("texture", float(texture))),
+        )
+        for case in chosen[:count]
+        for number, (size, contrast) in enumerate(doses)
+    ] + [Recipe(case, "control", "control") for case in chosen[:controls]]
+
+
+def plan_local(healthy: Sequence[Case], kinds: Sequence[str], count: int, controls: int, seed: int) -> list[Recipe]:
+    """Every kind of local anomaly in each of `count` healthy scans, and the first `controls` of them unchanged."""
+    if unknown := set(kinds) - set(ANOMALIES):
+        raise ConfigError(f"unknown local anomalies {', '.join(sorted(unknown))}; known: {', '.join(ANOMALIES)}")
+    _enough(healthy, max(count, controls))
+    chosen = [healthy[i] for i in np.random.default_rng(seed).permutation(len(healthy))]
+    recipes = [Recipe(case, "local", kind, (("kind", kind),)) for case in chosen[:count] for kind in kinds]
+    return recipes + [Recipe(case, "control", "control") for case in chosen[:controls]]
+
+
+def make_set(folder: Path, recipes: Sequence[Recipe], seed: int) -> Iterator[Path]:
+    """Write a synthetic set, BIDS-like, one image after the other; what is already there and equal is kept.
+
+    Each image has a sidecar that says how it was made, and a `label-lesion_mask` unless it is a control.
+    `provenance.json` in the folder gathers the sidecars when all are done.
+
+    Yields:
+        The path of each image once it, its mask and its sidecar are complete.
+
+    Raises:
+        ScanError: a source cannot be read, or the folder holds a set made from other recipes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = [_record(recipe, seed) for recipe in recipes]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    _describe(folder, digest)
+    subjects = sorted({recipe.healthy.subject for recipe in recipes})
+    rows = [{"participant_id": subject, "split": "test", "group": "healthy"} for subject in subjects]
+    write_tsv(folder / "participants.tsv", rows)
+    for recipe, record in zip(recipes, content, strict=True):
+        path = folder / record["image"]
+        if not path.with_name(path.name.removesuffix(".nii.gz") + ".json").exists():
+            _make(folder, recipe, record, seed)
+        yield path
+    write_json(folder / PROVENANCE, {"seed": seed, "recipes_sha256": digest, "images": content})
+
+
+def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int) -> None:
+    scan = read_scan(recipe.healthy.image)
+    # Its own stream for every image, so that none depends on how many were made before it.
+    rng = np.random.default_rng([seed, zlib.crc32(record["image"].encode())])
+    settings = dict(recipe.settings)
+    brain = scan.data > 0
+    if recipe.kind == "tumour" and recipe.donor is not None:
+        donor = read_scan(recipe.donor.image)
+        image, mask = superimpose(scan, donor, read_truth(recipe.donor, donor), **settings)
+    elif recipe.kind == "lesion":
+        image, mask = plant_lesion(scan.data, brain, scan.spacing_mm, rng, **settings)
+    elif recipe.kind == "local":
+        image, mask = local_anomaly(scan.data, brain, scan.spacing_mm, rng, **settings)
+    else:
+        image, mask = scan.data, None
+    path = folder / record["image"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, image, scan)
+    if mask is not None:
+        write_volume(folder / record["mask"], mask, scan)
+        write_json(
+            folder / record["mask"].replace(".nii.gz", ".json"), {"Type": "Lesion", "Sources": record["sources"]}
+        )
+    sidecar = {"SkullStripped": True, "Sources": record["sources"], "Synthesis": record["synthesis"], "Seed": seed}
+    write_json(folder / record["image"].replace(".nii.gz", ".json"), sidecar)
+
+
+def _record(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What the image is called and made of; two equal records give two equal images."""
+    case = recipe.healthy
+    stem = "_".join(part for part in (case.subject, case.session, f"acq-{recipe.label}") if part)
+    place = "/".join(part for part in (case.subject, case.session, "anat") if part)
+    image = f"{place}/{stem}_desc-brain_{case.contrast or 'T1w'}.nii.gz"
+    used = [case.image] + ([recipe.donor.image, recipe.donor.mask] if recipe.donor else [])
+    record = {
+        "image": image,
+        "mask": None if recipe.kind == "control" else f"{place}/{stem}_label-lesion_mask.nii.gz",
+        "sources": [{"file": path.name, "sha256": _sha256(path)} for path in used if path],
+        "synthesis": {"kind": recipe.kind, **dict(recipe.settings)},
+        "seed": seed,
+    }
+    return record
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(folder: Path, digest: str) -> None:
+    path = folder / "dataset_description.json"
+    content = {
+        "Name": "Synthetic anomalies in healthy brains",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "strega_jax.synthesize", "Parameters": {"recipes_sha256": digest}}],
+    }
+    try:
+        unchanged = not path.exists() or json.loads(path.read_text(encoding="utf-8")) == content
+    except ValueError:
+        unchanged = False
+    if not unchanged:
+        raise ScanError(f"{folder}: holds a set made from other scans or settings; name another folder")
+    write_json(path, content)
+
+
+def _box_to_box(brain: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """For every voxel of `brain`, the point of `other`'s grid at the same place between the ends of its box; (3, n)."""
+    box, other_box = (ndimage.find_objects(mask.astype(np.uint8))[0] for mask in (brain, other))
+    points = np.array(np.nonzero(brain), np.float64)
+    for axis, (own, its) in enumerate(zip(box, other_box, strict=True)):
+        # Voxels have an extent: box edges, half a voxel outside of the first and the last centre, correspond.
+        share = (points[axis] - own.start + 0.5) / (own.stop - own.start)
+        points[axis] = its.start - 0.5 + share * (its.stop - its.start)
+    return points
+
+
+def _enough(healthy: Iterable[Case], wanted: int) -> None:
+    there = len(list(healthy))
+    if there < wanted:
+        raise ScanError(f"{wanted} healthy scans are asked for, but only {there} were found")

@@ -1,0 +1,68 @@
+"""Slices → batches: a grain pipeline over the store, shuffled, sharded by process, with a state to save."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from strega_jax.errors import ConfigError
+from strega_jax.slices.store import SplitSource
+
+# Batches made ahead, so that the device never waits; grain's own default would hold hundreds of batches.
+PREFETCH_BATCHES = 4
+
+RawBatch = dict[str, np.ndarray]
+"""`images` (b, h, w, c) float16 as stored, `position` (b,) float32."""
+
+
+def training_batches(
+    source: SplitSource,
+    batch_size: int,
+    seed: int,
+    threads: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """An endless iterator over this process's share of shuffled global batches.
+
+    The order depends on `seed` alone: for any number of processes the global batch at a step holds the
+    same slices. `get_state`/`set_state` of the iterator resume it exactly.
+
+    Args:
+        source: the slices.
+        batch_size: global batch size, over all processes.
+        seed: of the shuffle; every epoch is shuffled anew.
+        threads: readers.
+        process_index: of this process.
+        process_count: of all.
+
+    Raises:
+        ConfigError: the batch does not divide among the processes, or the split is smaller than a batch.
+    """
+    if batch_size % process_count:
+        raise ConfigError(f"training.batch_size is {batch_size}, not a multiple of {process_count} processes")
+    if len(source) < batch_size:
+        raise ConfigError(f"training.batch_size is {batch_size}, but the split has only {len(source)} slices")
+    dataset = (
+        grain.MapDataset.source(source)
+        .shuffle(seed=seed)
+        .repeat()[process_index::process_count]
+        .batch(batch_size // process_count, drop_remainder=True)
+    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCH_BATCHES))
+    return iter(dataset.to_iter_dataset(options))
+
+
+def padded_batches(images: np.ndarray, position: np.ndarray, batch_size: int) -> Iterator[tuple[RawBatch, int]]:
+    """Cut one stack of slices into batches of one fixed size, the last filled up with empty slices.
+
+    Yields:
+        The batch and how many of its slices are real: one compiled program serves every scan.
+    """
+    for start in range(0, len(images), batch_size):
+        part, height = images[start : start + batch_size], position[start : start + batch_size]
+        missing = batch_size - len(part)
+        if missing:
+            part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            height = np.concatenate([height, np.zeros(missing, height.dtype)])
+        yield {"images": part, "position": height}, batch_size - missing

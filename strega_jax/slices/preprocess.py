@@ -1,0 +1,105 @@
+"""One scan → the slices that a detector sees. Training and prediction both come through here."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from strega_jax.config import Contrast, Preprocess
+from strega_jax.errors import ScanError
+from strega_jax.scans.scan import Scan
+from strega_jax.slices.align import align_to_template
+from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
+from strega_jax.tissue import TissueMap, segment
+
+# Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
+BRAIN_FLOOR = 1e-3
+# Restored intensities are divided by this percentile of the brain's.
+INTENSITY_PERCENTILE = 98.0
+INTENSITY_CEILING = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceVolume:
+    """The slices of one scan and where they came from.
+
+    Attributes:
+        images: (k, h, w, c) float32; tissue labels divided by 3, fractions, or intensities relative to the
+            brain's bright end; 0 outside the brain and > 0 inside it.
+        indices: (k,) index of each slice in the grid; slices with too little brain are left out.
+        position: (k,) float32 height of each slice: 0 the grid's lowest, 1 its highest.
+        grid: how slices lie over the scan.
+        brain: (x, y, z) brain mask on the scan's canonical grid.
+        tissue: the tissue map, on the scan's canonical grid.
+    """
+
+    images: Float[np.ndarray, "k h w c"]
+    indices: Int[np.ndarray, " k"]
+    position: Float[np.ndarray, " k"]
+    grid: SliceGrid
+    brain: Bool[np.ndarray, "x y z"]
+    tissue: TissueMap
+
+    def back(self, scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "x y z"]:
+        """Scores of these slices on the scan's canonical grid; 0 outside the brain and in slices left out."""
+        h, w, count = self.grid.shape
+        stack = np.zeros((count, h, w), np.float32)
+        stack[self.indices] = scores
+        return np.where(self.brain, self.grid.back(stack, self.brain.shape), np.float32(0))
+
+
+def preprocess(
+    scan: Scan, settings: Preprocess, contrast: Contrast | None = None, fast_output: Path | None = None
+) -> SliceVolume:
+    """Segment a brain-extracted scan and cut it into slices.
+
+    Args:
+        scan: the scan.
+        settings: how; `settings.contrast` unless `contrast` names another for this scan.
+        contrast: MR contrast of this scan.
+        fast_output: folder of an existing FAST result, for `settings.tissue == "external"`.
+
+    Raises:
+        ScanError: no brain in it, not brain-extracted, or the alignment failed.
+    """
+    if settings.tissue == "external":
+        if fast_output is None:
+            raise ScanError(f"{scan.path}: tissue='external' needs the folder of its FAST output")
+        from strega_jax.tissue import read_external
+
+        tissue = read_external(fast_output, scan)
+    else:
+        tissue = segment(scan.data, scan.spacing_mm, contrast=contrast or settings.contrast, preset=settings.tissue)
+    brain = tissue.seg > 0
+    grid = _grid(scan, tissue, brain, settings)
+    inside = grid.sample(brain.astype(np.float32)) > 0.5
+    fraction = inside.mean(axis=(1, 2))
+    indices = np.flatnonzero(fraction > settings.min_brain_fraction)
+    if indices.size == 0:
+        raise ScanError(f"{scan.path}: no axial slice holds enough brain; is it a brain-extracted head scan?")
+    channels = [grid.sample(channel)[indices] for channel in _channels(scan, tissue, brain, settings)]
+    images = np.maximum(np.stack(channels, axis=-1), BRAIN_FLOOR) * inside[indices, :, :, None]
+    position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
+    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue)
+
+
+def _grid(scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess) -> SliceGrid:
+    if settings.grid == "template":
+        return template_grid(scan, align_to_template(tissue.pve, scan.affine), settings)
+    if settings.grid == "fixed":
+        return fixed_grid(scan, brain, settings)
+    return whole_slice_grid(scan, settings)
+
+
+def _channels(
+    scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess
+) -> list[Float[np.ndarray, "x y z"]]:
+    if settings.representation == "fractions":
+        return [tissue.pve[..., c].astype(np.float32) for c in range(3)]
+    if settings.representation == "intensity":
+        restored = tissue.restored.astype(np.float32)
+        bright = np.percentile(restored[brain], INTENSITY_PERCENTILE)
+        return [np.clip(restored / np.float32(bright), 0, INTENSITY_CEILING)]
+    labels = tissue.pveseg if settings.representation == "pveseg" else tissue.seg
+    return [labels.astype(np.float32) / np.float32(3)]

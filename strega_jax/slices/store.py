@@ -1,0 +1,203 @@
+"""The slice store: preprocessed slices on disk, one memory-mappable array a scan, and one manifest.
+
+    STORE/manifest.json      what is in it: settings, statistics, one entry a scan with checksum and split
+    STORE/scans/NAME.npy     (k, h, w, c) float16 slices; background is exactly 0
+    STORE/scans/NAME.json    the scan's entry; written after its array, so that its presence means "complete"
+
+Reading one slice costs one read of its bytes. Every file appears whole or not at all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+
+from strega_jax.config import Preprocess, settings_hash
+from strega_jax.errors import StoreError
+from strega_jax.scans.files import write_json
+from strega_jax.slices.preprocess import SliceVolume
+
+SCHEMA = 1
+# A class of voxels that is all but constant would otherwise be blown up by the division.
+MIN_STD = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One scan in the store."""
+
+    name: str
+    cohort: str
+    subject: str
+    session: str
+    contrast: str
+    split: str
+    source: str  # name of the scan's file
+    source_sha256: str  # of that file; tells whether the scan changed
+    spacing_mm: tuple[float, float, float]  # of the scan
+    grid_spacing_mm: tuple[float, float, float]  # of the slices: in-plane, in-plane, between slices
+    indices: tuple[int, ...]  # of the stored slices in the scan's grid
+    positions: tuple[float, ...]  # 0 lowest, 1 highest
+    tissue_ml: tuple[float, float, float]  # CSF, GM, WM
+    sums: tuple[tuple[float, ...], tuple[float, ...], int]  # brain pixels: Σx, Σx² a channel, count
+    settings_hash: str
+    sha256: str  # of the array file
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """Per-channel shift and scale: normalised = (image − mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def write_scan(store: Path, volume: SliceVolume, **about: Any) -> Entry:
+    """Add one preprocessed scan. `about` are the fields of `Entry` that the slices do not tell."""
+    images = volume.images.astype(np.float16)
+    folder = store / "scans"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{about['name']}.npy"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        np.save(file, images)
+    digest = file_sha256(temporary)
+    os.replace(temporary, path)
+    inside = images[images.max(axis=-1) > 0].astype(np.float64)
+    entry = Entry(
+        indices=tuple(int(i) for i in volume.indices),
+        positions=tuple(float(p) for p in volume.position),
+        sums=(tuple(inside.sum(axis=0)), tuple((inside**2).sum(axis=0)), len(inside)),
+        sha256=digest,
+        **about,
+    )
+    write_entry(store, entry)
+    return entry
+
+
+def write_entry(store: Path, entry: Entry) -> None:
+    """Write a scan's own record; its array must be there already."""
+    write_json(store / "scans" / f"{entry.name}.json", dataclasses.asdict(entry))
+
+
+def read_entry(store: Path, name: str) -> Entry | None:
+    """The entry of a scan that is completely written, else None."""
+    path = store / "scans" / f"{name}.json"
+    if not path.exists() or not path.with_suffix(".npy").exists():
+        return None
+    try:
+        return _entry(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError):
+        return None  # of another schema, or damaged: prepared anew
+
+
+def write_manifest(store: Path, settings: Preprocess, entries: Sequence[Entry]) -> None:
+    """Seal the store: the manifest lists every scan and the statistics of the training slices."""
+    training = [entry for entry in entries if entry.split == "train"] or list(entries)
+    manifest = {
+        "schema": SCHEMA,
+        "settings": dataclasses.asdict(settings),
+        "settings_hash": settings_hash(settings),
+        "normalisation": dataclasses.asdict(_normalisation(training, settings)),
+        "entries": [dataclasses.asdict(entry) for entry in entries],
+    }
+    write_json(store / "manifest.json", manifest)
+
+
+def _normalisation(entries: Sequence[Entry], settings: Preprocess) -> Normalisation:
+    if settings.normalise == "unit":
+        return Normalisation((0.0,) * settings.channels, (1.0,) * settings.channels)
+    total = sum(entry.sums[2] for entry in entries)
+    mean = np.sum([entry.sums[0] for entry in entries], axis=0) / total
+    square = np.sum([entry.sums[1] for entry in entries], axis=0) / total
+    std = np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), MIN_STD)
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+
+
+class SliceStore:
+    """A sealed store, open for reading. Random access; safe to share between threads."""
+
+    def __init__(self, path: Path, settings: Preprocess, normalisation: Normalisation, entries: tuple[Entry, ...]):
+        self.path, self.settings, self.normalisation, self.entries = path, settings, normalisation, entries
+        self._arrays: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the manifest. Raises StoreError when there is none or it is of another kind."""
+        path = Path(path)
+        manifest_path = path / "manifest.json"
+        if not manifest_path.exists():
+            raise StoreError(f"{path}: no slice store (manifest.json is missing); make it with strega_jax.prepare")
+        try:
+            manifest = json.loads(manifest_path.read_text())
+            if manifest["schema"] != SCHEMA:
+                raise StoreError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
+            settings = Preprocess(**manifest["settings"])
+            statistics = manifest["normalisation"]
+            normalisation = Normalisation(tuple(statistics["mean"]), tuple(statistics["std"]))
+            entries = tuple(_entry(entry) for entry in manifest["entries"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{manifest_path}: not a manifest ({error}); prepare the store again") from error
+        return cls(path, settings, normalisation, entries)
+
+    def array(self, entry: Entry) -> Float[np.ndarray, "k h w c"]:
+        """The memory-mapped slices of one scan, its checksum verified when first opened."""
+        with self._lock:
+            if entry.name not in self._arrays:
+                path = self.path / "scans" / f"{entry.name}.npy"
+                if not path.exists():
+                    raise StoreError(f"{path}: listed in the manifest but missing; run strega_jax.prepare again")
+                if file_sha256(path) != entry.sha256:
+                    raise StoreError(
+                        f"{path}: checksum differs from the manifest, the file is damaged; delete it "
+                        "and run strega_jax.prepare again"
+                    )
+                self._arrays[entry.name] = np.load(path, mmap_mode="r")
+            return self._arrays[entry.name]
+
+    def source(self, split: str) -> "SplitSource":
+        """Random access to all slices of one split. Raises StoreError if there is none."""
+        entries = [entry for entry in self.entries if entry.split == split]
+        if not entries:
+            splits = sorted({entry.split for entry in self.entries})
+            raise StoreError(f"{self.path}: no scan in split '{split}' (there are: {', '.join(splits)})")
+        return SplitSource(self, entries)
+
+
+class SplitSource:
+    """The slices of one split as grain wants them: `len(source)` and `source[i]`."""
+
+    def __init__(self, store: SliceStore, entries: Iterable[Entry]):
+        self._store = store
+        self._slices = [(entry, i) for entry in entries for i in range(len(entry.indices))]
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        entry, i = self._slices[int(index)]
+        return {"images": self._store.array(entry)[i], "position": np.array(entry.positions[i], np.float32)}
+
+    def __repr__(self) -> str:
+        # Grain records it beside the iterator's state; it must be the same in every process.
+        return f"SplitSource({len(self)} slices)"
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    sums = fields["sums"]
+    return Entry(**{**fields, "sums": (tuple(sums[0]), tuple(sums[1]), int(sums[2]))})
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,96 @@
+"""Make a test set whose anomalies are known to the voxel, out of healthy brains.
+
+    python -m strega_jax.synthesize --kind=tumour --healthy=data/ixi --split=dev --donors=data/brats \\
+        --donor_contrast=T2w --count=20 --controls=10 --output=sets/tumours
+
+`--kind` says what is added to the (brain-extracted) healthy scans:
+
+  tumour  tumours cut from labelled cases (--donors), superimposed as in the paper's eq. 15
+  lesion  blobs of known size and contrast, every --sizes_ml with every --contrasts: dose and response
+  local   regions deformed, shifted, mirrored, noised or recoloured, in the manner of the MOOD challenge
+
+The output is a BIDS-like folder of images, masks, a sidecar for each image and provenance.json. The same command
+gives the same voxels; started again it goes on where it stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from tqdm import tqdm
+
+from strega_jax.errors import ConfigError, StregaError
+from strega_jax.scans import synthetic
+from strega_jax.scans.anomalies import ANOMALIES
+from strega_jax.scans.cohorts import Case, find_cases, subject_splits
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local"], "What is added to the healthy scans.")
+flags.DEFINE_string("healthy", None, "Folder of healthy, brain-extracted scans.", required=True)
+flags.DEFINE_string("output", None, "Folder for the set.", required=True)
+flags.DEFINE_string("contrast", "T1w", "Contrast of the healthy scans.")
+flags.DEFINE_string("split", "", "Use the subjects of this split only (participants.tsv); empty: all.")
+flags.DEFINE_integer("count", 0, "How many healthy scans get an anomaly; 0: all.", lower_bound=0)
+flags.DEFINE_integer("controls", 0, "How many scans are added unchanged.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+flags.DEFINE_string("donors", "", "tumour: folder of labelled cases.")
+flags.DEFINE_string("donor_contrast", "", "tumour: contrast of the donors; empty: that of the healthy scans.")
+flags.DEFINE_enum("how", "add", ["add", "replace"], "tumour: add to the image (eq. 15) or take the tissue's place.")
+flags.DEFINE_list("sizes_ml", ["1", "5", "20", "50"], "lesion: volumes in millilitres.")
+flags.DEFINE_list("contrasts", ["-0.2", "-0.4", "-0.6"], "lesion: change of intensity in units of the brain's range.")
+flags.DEFINE_float("texture", 0.2, "lesion: SD of the change, as a share of it.", lower_bound=0)
+flags.DEFINE_list("anomalies", list(ANOMALIES), "local: kinds of change.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        recipes = plan(healthy_cases())
+        for _ in tqdm(synthetic.make_set(Path(FLAGS.output), recipes, FLAGS.seed), total=len(recipes), unit="image"):
+            pass
+    except StregaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    changed = sum(recipe.kind != "control" for recipe in recipes)
+    print(f"{FLAGS.output}: {changed} images with an anomaly, {len(recipes) - changed} controls")
+
+
+def healthy_cases() -> list[Case]:
+    """The scans to build on: known patients are left out."""
+    cases = [case for case in find_cases(FLAGS.healthy, (FLAGS.contrast,)) if case.healthy is not False]
+    if FLAGS.split:
+        splits = subject_splits(cases, seed=FLAGS.seed)
+        cases = [case for case in cases if splits[case.subject] == FLAGS.split]
+    if not cases:
+        raise ConfigError(f"{FLAGS.healthy}: no healthy scan" + (f" in the split {FLAGS.split}" if FLAGS.split else ""))
+    return cases
+
+
+def plan(healthy: list[Case]) -> list[synthetic.Recipe]:
+    """What the flags ask for."""
+    count, controls, seed = FLAGS.count or len(healthy), FLAGS.controls, FLAGS.seed
+    if FLAGS.kind == "lesion":
+        sizes, contrasts = numbers("sizes_ml"), numbers("contrasts")
+        return synthetic.plan_doses(healthy, sizes, contrasts, FLAGS.texture, count, controls, seed)
+    if FLAGS.kind == "local":
+        return synthetic.plan_local(healthy, FLAGS.anomalies, count, controls, seed)
+    if not FLAGS.donors:
+        raise ConfigError("--kind=tumour needs --donors, a folder of cases with lesion labels")
+    donors = find_cases(FLAGS.donors, (FLAGS.donor_contrast or FLAGS.contrast,))
+    return synthetic.plan_tumours(healthy, donors, count, controls, FLAGS.how, seed)
+
+
+def numbers(flag: str) -> list[float]:
+    try:
+        return [float(text) for text in FLAGS[flag].value or ()]
+    except ValueError:
+        raise ConfigError(f"--{flag} must be numbers separated by commas, not {FLAGS[flag].value}") from None
+
+
+def cli() -> None:
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,157 @@
+"""Train a detector on healthy brains, and evaluate it on lesions.
+
+    python -m strega_jax.train --config=configs/demo.py
+    python -m strega_jax.train --config=configs/strega.py --workdir=runs/ixi --config.data.scans=ixi/
+    python -m strega_jax.train --config=configs/strega.py --workdir=runs/ixi --evaluate \\
+        --config.data.lesions="('brats/','gbm/')"
+
+The config says everything; any field can be overridden (`--config.training.batch_size=32`). Where
+`data.scans` is set the scans are prepared first, into `data.store` or WORKDIR/store. Started again with the
+same workdir, training goes on from the last checkpoint; SIGTERM saves and ends it. After training, or
+with --evaluate alone, the cases of `data.lesions` and planted lesions are evaluated: WORKDIR/evaluation.
+
+On several hosts start the same line on each with --distributed; see launch/.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from strega_jax.evaluation.evaluate import evaluate
+
+from strega_jax import command
+from strega_jax.config import Run
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.inference.calibration import Calibration, calibrate, load_calibration, save_calibration
+from strega_jax.inference.model import Model, load_model
+from strega_jax.run_config import as_run
+from strega_jax.scans.cohorts import Case, find_cases, subject_splits
+from strega_jax.scans.demo import make_demo_cohort
+from strega_jax.scans.planted import plant_in_cohort
+from strega_jax.slices.cohort import prepare_cohort
+from strega_jax.slices.store import SliceStore
+from strega_jax.training.loop import train
+
+log = logging.getLogger(__name__)
+
+DEMO = "demo"
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME-OF-THE-CONFIG.")
+_EVALUATE = flags.DEFINE_bool("evaluate", False, "Do not train: evaluate the workdir's last checkpoint.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --evaluate: another workdir or checkpoint to evaluate.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of five training steps to WORKDIR/profile.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Scans prepared at once.", lower_bound=1)
+
+
+def main() -> int:
+    """Prepare, train, evaluate: whatever the config and the flags ask for."""
+    if _CONFIG.value is None:
+        raise ConfigError("--config is missing, e.g. --config=configs/demo.py; --help tells more")
+    run = as_run(_CONFIG.value)
+    workdir = Path(_WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    failures: list[str] = []
+    if not _EVALUATE.value:
+        failures += _prepare(run, workdir)
+        store = _open_store(run, workdir)
+        log.info("training on %s: %d slices", jax.devices(), len(store.source("train")))
+        done = train(run, store, workdir, profile=_PROFILE.value)
+        log.info("%s: %d steps done", workdir, done)
+    cases = _lesion_cases(run, workdir)
+    if cases and jax.process_index() == 0:
+        path = _CHECKPOINT.value or workdir
+        model = load_model(path)
+        calibration = _calibration(run, workdir, path, model)
+        failures += evaluate(model, cases, run.postprocess, calibration, workdir / "evaluation")
+    elif _EVALUATE.value:
+        raise ConfigError("nothing to evaluate: set --config.data.lesions or --config.data.planted")
+    for message in failures:
+        print(f"failed: {message}")
+    return 1 if failures else 0
+
+
+def _prepare(run: Run, workdir: Path) -> tuple[str, ...]:
+    """Make the slice store from `data.scans`; one message for each scan that failed."""
+    if not run.data.scans:
+        return ()
+    cases = find_cases(_scans_folder(run, workdir), [run.preprocess.contrast])
+    outcome = prepare_cohort(
+        cases,
+        subject_splits(cases, seed=run.seed),
+        _store_path(run, workdir),
+        run.preprocess,
+        workers=_WORKERS.value,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    print(outcome.describe(_store_path(run, workdir)))
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("prepared")
+    return outcome.failures
+
+
+def _scans_folder(run: Run, workdir: Path) -> Path:
+    if run.data.scans != DEMO:
+        return Path(run.data.scans)
+    folder = workdir / "demo_cohort"
+    if jax.process_index() == 0:
+        make_demo_cohort(folder, run.data.demo_subjects, run.seed)
+    return folder
+
+
+def _store_path(run: Run, workdir: Path) -> Path:
+    return Path(run.data.store) if run.data.store else workdir / "store"
+
+
+def _open_store(run: Run, workdir: Path) -> SliceStore:
+    store = SliceStore.open(_store_path(run, workdir))
+    if store.settings != run.preprocess:
+        raise ConfigError(
+            f"{store.path} was prepared with other settings than config.preprocess; prepare another store, or "
+            f"train with the store's: {store.settings}"
+        )
+    return store
+
+
+def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
+    contrasts = run.data.contrasts or (run.preprocess.contrast,)
+    cases = [case for folder in run.data.lesions for case in find_cases(folder, contrasts)]
+    if run.data.planted or run.data.controls:
+        if not run.data.scans:
+            raise ConfigError("data.planted and data.controls need data.scans, whose held-out scans they are")
+        healthy = find_cases(_scans_folder(run, workdir), [run.preprocess.contrast])
+        splits = subject_splits(healthy, seed=run.seed)
+        held_out = [case for case in healthy if splits[case.subject] == "test"]
+        held_out = held_out or [case for case in healthy if splits[case.subject] == "dev"]
+        if len(held_out) < run.data.planted:
+            raise ScanError(
+                f"{run.data.scans}: {len(held_out)} held-out scans, data.planted asks for {run.data.planted}"
+            )
+        cases += plant_in_cohort(held_out, workdir / "planted", run.data.planted, run.seed)
+    return cases
+
+
+def _calibration(run: Run, workdir: Path, checkpoint: str | Path, model: Model) -> Calibration | None:
+    """The checkpoint's healthy scores; taken now if the settings need them and the store is at hand."""
+    if run.postprocess.threshold != "healthy":
+        return None
+    found = load_calibration(checkpoint)
+    if found and found.smooth_mm == run.postprocess.smooth_mm:
+        return found
+    calibration = calibrate(model, SliceStore.open(_store_path(run, workdir)), run.postprocess.smooth_mm)
+    save_calibration(workdir, calibration)
+    return calibration
+
+
+def cli() -> None:
+    """Console entry point."""
+    command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,193 @@
+"""The training loop: from a slice store to checkpoints, exactly resumable."""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from strega_jax.config import Run
+from strega_jax.detectors import build
+from strega_jax.errors import ConfigError, StregaError
+from strega_jax.scans.files import write_json
+from strega_jax.slices.loader import training_batches
+from strega_jax.slices.store import SliceStore
+from strega_jax.training import mesh as meshes
+from strega_jax.training.checkpoints import About, Checkpoints
+from strega_jax.training.meter import Meter
+from strega_jax.training.metrics import MetricsLog
+from strega_jax.training.state import TrainState, init_state, make_optimizer
+from strega_jax.training.step import make_train_step
+from strega_jax.training.termination import Termination
+from strega_jax.training.validation import Validator
+
+log = logging.getLogger(__name__)
+
+
+class DivergedError(StregaError):
+    """The loss is no longer a finite number."""
+
+
+def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) -> int:
+    """Train a detector, going on from the workdir's last checkpoint if there is one.
+
+    Args:
+        run: the config; a workdir belongs to one config for life.
+        store: the slices.
+        workdir: gets checkpoints/, metrics.jsonl, tensorboard/ and config.json.
+        profile: write a trace of five steps to workdir/profile.
+
+    Returns:
+        The last step done: the total, or less when a SIGTERM ended the run early (it saves first).
+
+    Raises:
+        ConfigError: a workdir of another config, or a batch that does not divide among the devices.
+        DivergedError: NaN or infinite loss.
+    """
+    source = store.source("train")
+    total = run.training.steps or math.ceil(run.training.epochs * len(source) / run.training.batch_size)
+    mesh = meshes.data_mesh()
+    meshes.check_divides(mesh, run.training.batch_size, run.optimiser.accumulate)
+    _claim_workdir(workdir, run, store)
+    detector = build(run.detector, run.model, run.compute_dtype)
+    shape = store.array(store.entries[0]).shape[1:]
+    optimizer = make_optimizer(run.optimiser, detector, total)
+    fresh = functools.partial(init_state, detector, optimizer, run.optimiser, shape, run.seed)
+    state = jax.jit(fresh, out_shardings=meshes.replicated(mesh))()
+    batches = training_batches(
+        source,
+        run.training.batch_size,
+        run.seed,
+        run.training.reader_threads,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    scans = sum(entry.split == "train" for entry in store.entries)
+    about = About(run, store.settings, store.normalisation, shape, total, scans, len(source))
+    with Checkpoints((workdir / "checkpoints").absolute(), run.training.keep_checkpoints) as checkpoints:
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state, batches)
+            log.info("going on from step %d of %d", int(state.step), total)
+        else:
+            log.info("%s", parameter_table(state.params))
+        step_function = make_train_step(detector, optimizer, run, store.normalisation, mesh)
+        validator = Validator(detector, store, mesh, run)
+        with MetricsLog(workdir, int(state.step)) as metrics_log, Termination() as termination:
+            try:
+                return Loop(run, step_function, validator, mesh, about, checkpoints, metrics_log, termination).run(
+                    state, batches, workdir / "profile" if profile else None
+                )
+            finally:
+                batches.close()
+
+
+def parameter_table(params: Any) -> str:
+    """Names, shapes and counts of all parameters, one a line, and their total."""
+    leaves = [("/".join(key.key for key in path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    rows = [f"{name:<60} {leaf.shape!s:>22} {leaf.size:>12,}" for name, leaf in leaves]
+    total = sum(leaf.size for _, leaf in leaves)
+    return "\n".join(["parameters:", *rows, f"{'total':<60} {'':>22} {total:>12,}"])
+
+
+@dataclasses.dataclass
+class Loop:
+    """The parts of one run, and the loop over its steps."""
+
+    run_config: Run
+    step_function: Any
+    validator: Validator
+    mesh: jax.sharding.Mesh
+    about: About
+    checkpoints: Checkpoints
+    metrics_log: MetricsLog
+    termination: Termination
+
+    def run(self, state: TrainState, batches: Any, profile: Path | None) -> int:
+        """Train from `state` on; the last step done."""
+        settings, total, start = self.run_config.training, self.about.total_steps, int(state.step)
+        pending: tuple[int, Any] | None = None
+        meter = Meter(settings.batch_size)
+        leader = jax.process_index() == 0
+        with tqdm(total=total, initial=start, desc="training", unit="step", disable=not leader) as bar:
+            for step in range(start + 1, total + 1):
+                with meter.waiting():
+                    batch = meshes.shard_batch(self.mesh, next(batches))
+                _trace(profile, step - start)
+                state, metrics = self.step_function(state, batch)
+                # The numbers of the step before are fetched while this one runs.
+                self.report(pending, meter, bar, settings.log_every, total)
+                pending = (step, metrics)
+                bar.update()
+                last = step == total or self._asked_to_stop(step)
+                if last or step % settings.checkpoint_every == 0:
+                    self.report(pending, meter, bar, settings.log_every, total)  # never save a diverged state
+                    pending = None
+                    self.checkpoints.save(step, state, batches, self.about)
+                if last or step % settings.validate_every == 0:
+                    self.validator(step, state, self.metrics_log, leader)
+                    meter.restart()
+                if last:
+                    self.checkpoints.wait()
+                    return step
+        return start
+
+    def _asked_to_stop(self, step: int) -> bool:
+        return self.termination.asked or (jax.process_count() > 1 and self.checkpoints.preempted(step))
+
+    def report(self, pending: tuple[int, Any] | None, meter: Meter, bar: tqdm, every: int, total: int) -> None:
+        """Log one step's numbers; raise DivergedError if they are no longer numbers."""
+        if pending is None:
+            return
+        step, metrics = pending
+        loss = float(metrics["loss"])
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} at step {step}: training diverged. The last checkpoint is sound; lower "
+                "optimiser.learning_rate, set optimiser.clip_norm, or look for a damaged scan"
+            )
+        meter.count()
+        if step % every == 0 or step == total:
+            numbers = {name: float(value) for name, value in metrics.items()}
+            numbers |= meter.read()
+            bar.set_postfix_str(f"loss {loss:.4g}, {numbers['images_per_second']:.3g} images/s")
+            if jax.process_index() == 0:
+                self.metrics_log.write(step, numbers)
+
+
+def _claim_workdir(workdir: Path, run: Run, store: SliceStore) -> None:
+    """Write config.json, or make sure that the one there is this run's."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    mine = {**run.to_dict(), "store_settings": dataclasses.asdict(store.settings)}
+    mine = json.loads(json.dumps(mine))
+    if path.exists():
+        there = json.loads(path.read_text())
+        # How long and how often to log may change between starts; what is learnt may not.
+        for settings in (there, mine):
+            settings.pop("data", None)
+            settings.pop("postprocess", None)
+            settings["training"] = {k: settings["training"][k] for k in ("batch_size", "epochs", "steps")}
+        if there != mine:
+            differing = sorted(k for k in mine if mine[k] != there.get(k))
+            raise ConfigError(
+                f"{workdir} holds a run of another config (differs in: {', '.join(differing)}); "
+                "choose another --workdir"
+            )
+    elif jax.process_index() == 0:
+        write_json(path, mine)
+
+
+def _trace(folder: Path | None, done: int) -> None:
+    """Trace steps 10 to 14: after compilation, before anything is saved."""
+    if folder is None:
+        return
+    if done == 10:
+        jax.profiler.start_trace(str(folder))
+    elif done == 15:
+        jax.profiler.stop_trace()
+        log.info("profile written to %s; open it with TensorBoard or Perfetto", folder)

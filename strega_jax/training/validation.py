@@ -1,0 +1,66 @@
+"""Validation: the loss on held-out slices, and pictures of their reconstructions."""
+
+import jax
+import numpy as np
+
+from strega_jax.config import Run
+from strega_jax.detectors.base import Detector
+from strega_jax.slices.loader import padded_batches
+from strega_jax.slices.store import SliceStore, SplitSource
+from strega_jax.training.mesh import shard_batch
+from strega_jax.training.metrics import MetricsLog
+from strega_jax.training.state import TrainState
+from strega_jax.training.step import make_validation_step
+
+# No more than this many slices are looked at, evenly spread over the split.
+VALIDATION_SLICES = 512
+PICTURED_SLICES = 8
+
+
+class Validator:
+    """The mean loss over a fixed sample of held-out slices, and pictures of their reconstructions."""
+
+    def __init__(self, detector: Detector, store: SliceStore, mesh: jax.sharding.Mesh, run: Run):
+        self._step = make_validation_step(detector, store.normalisation, mesh)
+        self._mesh, self._key = mesh, jax.random.key(run.seed)
+        self._batch = run.training.batch_size
+        has_dev = any(entry.split == "dev" for entry in store.entries)
+        self._raw = _sample(store.source("dev"), VALIDATION_SLICES) if has_dev else None
+        self._normalisation = store.normalisation
+
+    def __call__(self, step: int, state: TrainState, log: MetricsLog, leader: bool) -> None:
+        if self._raw is None:
+            return
+        share = self._batch // jax.process_count()
+        mine = {name: part[jax.process_index() :: jax.process_count()] for name, part in self._raw.items()}
+        # Whole batches only: a filled-up one would mix empty slices into the mean.
+        whole = max(share, len(mine["position"]) // share * share)
+        sums: dict[str, float] = {}
+        count = 0
+        for raw, real in padded_batches(mine["images"][:whole], mine["position"][:whole], share):
+            batch = shard_batch(self._mesh, raw)
+            metrics, reconstruction = self._step(state.best_variables, batch, self._key, state.step)
+            if count == 0 and leader and jax.process_count() == 1:
+                self._picture(step, raw["images"][:real], np.asarray(reconstruction)[:real], log)
+            count += 1
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        if leader:
+            log.write(step, {f"validation_{name}": value / count for name, value in sums.items()})
+
+    def _picture(self, step: int, images: np.ndarray, reconstruction: np.ndarray, log: MetricsLog) -> None:
+        channels = images.shape[-1]
+        back = reconstruction * np.array(self._normalisation.std) + np.array(self._normalisation.mean)
+        pick = np.linspace(0, len(images) - 1, min(PICTURED_SLICES, len(images))).astype(int)
+        rows = [
+            np.concatenate([np.rot90(stack[i, ..., c]) for i in pick], axis=1)
+            for c in range(channels)
+            for stack in (images.astype(np.float32), back)
+        ]
+        log.image(step, "validation/input_above_reconstruction", np.concatenate(rows))
+
+
+def _sample(source: SplitSource, most: int) -> dict[str, np.ndarray]:
+    pick = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int))
+    slices = [source[i] for i in pick]
+    return {name: np.stack([part[name] for part in slices]) for name in slices[0]}
