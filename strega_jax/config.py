@@ -21,6 +21,9 @@ class Preprocess:
     """Scan → slices. These settings make a slice store; a checkpoint keeps them, and prediction uses them."""
 
     contrast: Contrast = "T1w"
+    # of the brain's intensities; what lies beyond is set to these before segmentation. Vessels and contrast agent
+    # at one end and residual skull at the other would otherwise claim a tissue class of their own
+    window_percentiles: tuple[float, float] = (0.0, 100.0)
     tissue: Literal["fsl", "robust", "external"] = "fsl"  # preset of the segmentation; external: FAST files
     # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; intensity: restored image
     representation: Literal["pveseg", "seg", "fractions", "intensity"] = "pveseg"

@@ -128,11 +128,14 @@ def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
         splits = subject_splits(healthy, seed=run.seed)
         held_out = [case for case in healthy if splits[case.subject] == "test"]
         held_out = held_out or [case for case in healthy if splits[case.subject] == "dev"]
-        if len(held_out) < run.data.planted:
+        wanted = max(run.data.planted, run.data.controls)
+        if len(held_out) < wanted:
             raise ScanError(
-                f"{run.data.scans}: {len(held_out)} held-out scans, data.planted asks for {run.data.planted}"
+                f"{run.data.scans}: {len(held_out)} held-out scans; data.planted or controls asks for {wanted}"
             )
-        cases += plant_in_cohort(held_out, workdir / "planted", run.data.planted, run.seed)
+        if run.data.planted:
+            cases += plant_in_cohort(held_out, workdir / "planted", run.data.planted, run.seed)
+        cases += [dataclasses.replace(case, healthy=True, cohort="controls") for case in held_out[: run.data.controls]]
     return cases
 
 

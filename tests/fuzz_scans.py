@@ -91,7 +91,8 @@ def check(path: Path, again: Path) -> str:
     try:
         scan = read_scan(path)
     except ScanError as error:
-        assert str(path) in str(error), f"the error does not name the file: {error}"
+        if str(path) not in str(error):
+            raise AssertionError(f"the error does not name the file: {error}") from error
         return "refused"
     assert scan.data.dtype == np.float32
     assert scan.data.ndim == 3

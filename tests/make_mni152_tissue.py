@@ -26,7 +26,7 @@ TEMPLATE = Path(__file__).parents[1] / "strega_jax/slices/mni152_tissue.npz"
 def tissue_template() -> tuple[np.ndarray, np.ndarray]:
     """(x, y, z, 3) uint8 CSF, GM, WM fractions × 255 in RAS order, and the (4, 4) affine to MNI millimetres."""
     mask = load_mni152_brain_mask(resolution=1)
-    brain = binary_fill_holes(np.asarray(mask.dataobj) > 0)
+    brain = np.asarray(binary_fill_holes(np.asarray(mask.dataobj) > 0))
     matter = [np.asarray(load(resolution=1).dataobj) for load in (load_mni152_gm_template, load_mni152_wm_template)]
     grey, white = np.stack(matter) * brain / np.maximum(1.0, np.sum(matter, axis=0))
     fine = np.stack([brain - grey - white, grey, white], axis=-1)

@@ -25,16 +25,16 @@ def sample_bias_field(key: PRNGKeyArray, probability: float, magnitude: float) -
     return BiasField(jnp.where(jax.random.bernoulli(coin, probability), coefficients, jnp.zeros_like(coefficients)))
 
 
-def bias_field(image: Float[Array, "h w c"], params: BiasField) -> Float[Array, "h w c"]:
+def bias_field(image: Float[Array, "c h w"], params: BiasField) -> Float[Array, "c h w"]:
     """Multiply by exp(Σ c_ab x^a y^b), x (rows) and y (columns) running from −1 to 1 over pixel centres."""
-    height, width, _ = image.shape
+    _, height, width = image.shape
     matrix = jnp.zeros((ORDER + 1, ORDER + 1)).at[tuple(np.transpose(EXPONENTS))].set(params.coefficients)
     rows = jnp.asarray(_powers(height))
     # float32 throughout: GPUs and TPUs would otherwise round the factors of a product to 10 or 8 bits
     log_field = jnp.einsum(
         "ha,ab,wb->hw", rows, matrix, jnp.asarray(_powers(width)), precision=jax.lax.Precision.HIGHEST
     )
-    return image * jnp.exp(log_field)[..., None]
+    return image * jnp.exp(log_field)[None]
 
 
 def _powers(length: int) -> Float[np.ndarray, "length 4"]:

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from strega_jax.augment import spatial
 from strega_jax.augment.bias_field import BiasField, bias_field, sample_bias_field
 from strega_jax.augment.gamma import Gamma, gamma, sample_gamma
 from strega_jax.augment.ghosting import Ghosting, ghosting, sample_ghosting
 from strega_jax.augment.noise import Noise, noise, sample_noise
+from strega_jax.augment.spatial import Affine, Flip, pick, sample_affine, sample_flip, source_index
 from strega_jax.config import Augment
 
 
@@ -21,9 +21,9 @@ class Sampled(NamedTuple):
     noise: Noise | None
     gamma: Gamma | None
     ghosting: Ghosting | None
-    flip: spatial.Flip | None
-    affine: spatial.Affine | None
-    rotation: spatial.Affine | None
+    flip: Flip | None
+    affine: Affine | None
+    rotation: Affine | None
 
 
 def sample(key: PRNGKeyArray, channels: int, settings: Augment) -> Sampled:
@@ -36,13 +36,13 @@ def sample(key: PRNGKeyArray, channels: int, settings: Augment) -> Sampled:
         sample_noise(keys[1], s.noise, s.noise_std) if s.noise > 0 else None,
         sample_gamma(keys[2], channels, s.gamma, s.log_gamma) if s.gamma > 0 else None,
         sample_ghosting(keys[3], s.ghosting, s.ghosts, s.ghost_intensity) if s.ghosting > 0 else None,
-        spatial.sample_flip(keys[4], s.flip_left_right, s.flip_front_back) if flips else None,
-        spatial.sample_affine(keys[5], s.affine, s.affine_degrees, s.affine_scale) if s.affine > 0 else None,
-        spatial.sample_affine(keys[6], s.rotation, s.rotation_degrees) if s.rotation > 0 else None,
+        sample_flip(keys[4], s.flip_left_right, s.flip_front_back) if flips else None,
+        sample_affine(keys[5], s.affine, s.affine_degrees, s.affine_scale) if s.affine > 0 else None,
+        sample_affine(keys[6], s.rotation, s.rotation_degrees) if s.rotation > 0 else None,
     )
 
 
-def change_intensity(image: Float[Array, "h w c"], sampled: Sampled) -> Float[Array, "h w c"]:
+def change_intensity(image: Float[Array, "c h w"], sampled: Sampled) -> Float[Array, "c h w"]:
     """Bias field, noise, gamma and ghosting, in this order."""
     if sampled.bias_field is not None:
         image = bias_field(image, sampled.bias_field)
@@ -55,20 +55,6 @@ def change_intensity(image: Float[Array, "h w c"], sampled: Sampled) -> Float[Ar
     return image
 
 
-def source_pixels(height: int, width: int, sampled: Sampled) -> spatial.Pixels | None:
-    """Flips, then affine, then rotation as one map from output to input pixels; None if all are off."""
-    if sampled.flip is None and sampled.affine is None and sampled.rotation is None:
-        return None
-    pixels = spatial.all_pixels(height, width)
-    if sampled.rotation is not None:
-        pixels = spatial.moved(pixels, sampled.rotation)
-    if sampled.affine is not None:
-        pixels = spatial.moved(pixels, sampled.affine)
-    if sampled.flip is not None:
-        pixels = spatial.flipped(pixels, sampled.flip)
-    return pixels
-
-
 def augment(
     key: PRNGKeyArray,
     images: Float[Array, "b h w c"],
@@ -79,21 +65,25 @@ def augment(
 ) -> tuple[Array, ...]:
     """Transform each image of a batch at random; masks follow the spatial transforms.
 
-    Every image has its own draws, which depend on `key` and its place in the batch alone. What comes from
-    outside the image gets the minimum of the image's channel, and 0 in masks. `settings` are static under jit:
-    a transform with probability 0 is not in the program at all.
+    Every image has its own draws, which depend on `key`, the size of the batch and the place in it alone. What
+    comes from outside the image gets the minimum of the image's channel, and 0 in masks. `settings` are static
+    under jit: a transform with probability 0 is not in the program at all.
 
-    Returns (images, brain), or (images, brain, lesions) if lesions are given.
+    Returns (images, brain), or (images, brain, lesions) if lesions are given, with shapes and dtypes kept.
     """
     masks = (brain,) if lesions is None else (brain, lesions)
 
     def one(key: PRNGKeyArray, image: Array, masks: tuple[Array, ...]) -> tuple[Array, ...]:
-        sampled = sample(key, image.shape[-1], settings)
+        sampled = sample(key, image.shape[0], settings)
         image = change_intensity(image, sampled)
-        pixels = source_pixels(*image.shape[:2], sampled)
-        if pixels is None:
+        spatial = [t for t in (sampled.flip, sampled.affine, sampled.rotation) if t is not None]
+        if not spatial:
             return image, *masks
-        shown = spatial.show(pixels, image, image.min((0, 1)))
-        return shown, *(spatial.show(pixels, m[..., None], jnp.zeros(1, m.dtype))[..., 0] for m in masks)
+        index = source_index(image.shape[1], image.shape[2], *spatial)
+        follow = (pick(mask[None], index, jnp.zeros(1, mask.dtype))[0] for mask in masks)
+        return pick(image, index, image.min((1, 2))), *follow
 
-    return jax.vmap(one)(jax.random.split(key, images.shape[0]), images, masks)
+    # channels first inside: a last axis of one or three values keeps XLA's CPU compiler from vectorising
+    planes = jnp.moveaxis(images, -1, 1)
+    planes, *masks = jax.vmap(one)(jax.random.split(key, images.shape[0]), planes, masks)
+    return jnp.moveaxis(planes, 1, -1), *masks

@@ -34,9 +34,7 @@ class ContextEncoding:
             raise ConfigError(f"context side is {self.side!r}; it must be a range within (0, 1]")
 
 
-def context_mask(
-    key: PRNGKeyArray, brain: Shaped[Array, "b h w"], settings: ContextEncoding
-) -> Float[Array, "b h w"]:
+def context_mask(key: PRNGKeyArray, brain: Shaped[Array, "b h w"], settings: ContextEncoding) -> Float[Array, "b h w"]:
     """1 where the input is kept, 0 where it is hidden, drawn for each sample; `brain` is true or nonzero inside."""
     draw = _brain_squares if settings.variant == "brain" else _released_square
     hidden = jax.vmap(lambda k, b: draw(k, b.astype(bool), settings))(jax.random.split(key, brain.shape[0]), brain)
@@ -72,9 +70,7 @@ def _random_pixel(key: PRNGKeyArray, brain: Bool[Array, "h w"]) -> tuple[Float[A
     rows = jnp.cumsum(brain.sum(1, dtype=jnp.int32))
     row = jnp.searchsorted(rows, jax.random.randint(first, (), 0, jnp.maximum(rows[-1], 1)), side="right")
     columns = jnp.cumsum(brain[row].astype(jnp.int32))
-    column = jnp.searchsorted(
-        columns, jax.random.randint(second, (), 0, jnp.maximum(columns[-1], 1)), side="right"
-    )
+    column = jnp.searchsorted(columns, jax.random.randint(second, (), 0, jnp.maximum(columns[-1], 1)), side="right")
     return row.astype(jnp.float32), column.astype(jnp.float32)
 
 

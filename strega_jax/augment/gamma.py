@@ -20,8 +20,9 @@ def sample_gamma(key: PRNGKeyArray, channels: int, probability: float, log_range
     return Gamma(jnp.exp(jnp.where(jax.random.bernoulli(coin, probability), logs, jnp.zeros_like(logs))))
 
 
-def gamma(image: Float[Array, "h w c"], params: Gamma) -> Float[Array, "h w c"]:
+def gamma(image: Float[Array, "c h w"], params: Gamma) -> Float[Array, "c h w"]:
     """sign(v)·|v|^γ: odd in v, so a z-scored image is stretched away from, or drawn towards, its mean."""
-    exponent = jnp.broadcast_to(params.exponent, image.shape)
-    powered = jnp.sign(image) * jnp.exp2(exponent * jnp.log2(jnp.abs(image)))
+    exponent = jnp.broadcast_to(params.exponent[:, None, None], image.shape)
+    # a third of the time of jnp.power on a CPU, which takes care of cases that cannot occur here
+    powered = jnp.sign(image) * jnp.exp(exponent * jnp.log(jnp.abs(image)))
     return jnp.where(exponent == 1, image, powered)

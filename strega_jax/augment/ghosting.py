@@ -28,18 +28,18 @@ def sample_ghosting(
     )
 
 
-def ghosting(image: Float[Array, "h w c"], params: Ghosting) -> Float[Array, "h w c"]:
+def ghosting(image: Float[Array, "c h w"], params: Ghosting) -> Float[Array, "c h w"]:
     """Damp every `number`-th line of the centred spectrum, but the central one, by 1 − `intensity`; real part.
 
     The real part of the inverse transform is what remains if the mask is made symmetric in frequency, so a
     real transform suffices.
     """
-    height, width, _ = image.shape
+    _, height, width = image.shape
     rows = _comb(jnp.arange(height, dtype=jnp.int32), height, params.number)
     columns = _comb(jnp.arange(width // 2 + 1, dtype=jnp.int32), width, params.number)
     comb = jnp.where(params.axis == 0, rows[:, None], columns[None, :])
-    spectrum = jnp.fft.rfft2(image, axes=(0, 1))
-    ghosts = jnp.fft.irfft2(spectrum * comb[..., None].astype(spectrum.dtype), s=(height, width), axes=(0, 1))
+    spectrum = jnp.fft.rfft2(image)
+    ghosts = jnp.fft.irfft2(spectrum * comb[None].astype(spectrum.dtype), s=(height, width))
     return image - params.intensity * ghosts
 
 

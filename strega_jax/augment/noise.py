@@ -28,7 +28,7 @@ def sample_noise(key: PRNGKeyArray, probability: float, max_std: float) -> Noise
     return Noise(std, jax.random.bits(seed, (2,)))
 
 
-def noise(image: Float[Array, "h w c"], params: Noise) -> Float[Array, "h w c"]:
+def noise(image: Float[Array, "c h w"], params: Noise) -> Float[Array, "c h w"]:
     """Add independent N(0, std²) to every value."""
     return image + params.std * standard_normal(params.seed, image.shape)
 

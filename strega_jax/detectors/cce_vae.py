@@ -47,7 +47,7 @@ class CceVae:
     kl_weight: float = 1.0  # multiplies the objective's own weight of the KL term
     ce_weight: float = 1.0  # multiplies the objective's own weight of the CE branch; 0: a plain VAE
     reconstruction: Literal["l1", "l2"] = "l1"  # absolute or squared difference
-    kl_warmup_steps: int = 0  # steps over which the KL weight rises from 0
+    kl_warmup_steps: int = 0  # steps before the KL weight, rising evenly, is full
     context: ContextEncoding = dataclasses.field(default_factory=ContextEncoding)  # what the CE branch does not see
     # anomaly is image − reconstruction: brighter than healthy (positive), darker, or either
     sign: Literal["positive", "negative", "absolute"] = "positive"
@@ -60,6 +60,7 @@ class CceVae:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "≥ 1")
         for name in ("kl_weight", "ce_weight", "kl_warmup_steps", "samples"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "≥ 0")
+        _require(min(self.channel_weights, default=0) >= 0, "channel_weights", self.channel_weights, "≥ 0")
         _require(len(self.maps) >= 1 and min(self.maps, default=0) >= 2, "maps", self.maps, "one or more numbers ≥ 2")
 
     def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
@@ -75,9 +76,7 @@ class CceVae:
             raise ConfigError(f"model.channel_weights has {len(self.channel_weights)} values; the images, {c} channels")
         return dict(self._network(image_shape).init(key, jnp.zeros((1, h, w, c))))
 
-    def loss(
-        self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array
-    ) -> tuple[Float[Array, ""], Aux]:
+    def loss(self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array) -> tuple[Float[Array, ""], Aux]:
         """Eq. 14, averaged over the batch; metrics `kl`, `rec`, `rec_ce` (unweighted, reduced as `objective` says).
 
         The branches are two passes, each normalised by its own batch statistics; the running averages, which
@@ -92,12 +91,12 @@ class CceVae:
         (mean_ce, _), variables = _train(network, variables, seen, method="encode")
         output_ce, _ = _train(network, variables, mean_ce, method="decode")
 
-        latent_sum, pixel_sum = (jnp.sum, jnp.sum) if self.objective == "paper" else (jnp.mean, jnp.mean)
-        kl = latent_sum(kl_divergence(mean, log_variance), axis=1).mean()
-        rec = pixel_sum(self._difference(images, output), axis=(1, 2, 3)).mean()
-        rec_ce = pixel_sum(self._difference(images, output_ce), axis=(1, 2, 3)).mean()
+        reduce = jnp.sum if self.objective == "paper" else jnp.mean
+        kl = reduce(kl_divergence(mean, log_variance), axis=1).mean()
+        rec = reduce(self._difference(images, output), axis=(1, 2, 3)).mean()
+        rec_ce = reduce(self._difference(images, output_ce), axis=(1, 2, 3)).mean()
         kl_weight, rec_weight, ce_weight = WEIGHTS[self.objective]
-        warm = jnp.minimum(1.0, step.astype(jnp.float32) / max(1, self.kl_warmup_steps)) if self.kl_warmup_steps else 1.0
+        warm = jnp.minimum(1.0, (step.astype(jnp.float32) + 1) / (self.kl_warmup_steps + 1))
         total = self.kl_weight * kl_weight * warm * kl + rec_weight * rec + self.ce_weight * ce_weight * rec_ce
         mutable = {name: value for name, value in renewed.items() if name != "params"}
         return total, Aux({"kl": kl, "rec": rec, "rec_ce": rec_ce}, mutable)
@@ -175,13 +174,13 @@ class Encoder(nn.Module):
         s = self.settings
         dtype = jnp.dtype(s.compute_dtype)
         x = space_to_depth(images.astype(dtype), s.stem_stride)
-        x = _Unit(s, s.maps[0], size=3)(x, train)
+        x = _Unit(s, s.maps[0])(x, train)
         for stage, maps in enumerate(s.maps):
             if stage:
                 x = _Unit(s, maps)(space_to_depth(x, 2), train)
             x = _Blocks(s)(x, train)
         if s.head == "dense":
-            for _ in range(_halvings(x.shape[1], x.shape[2])):
+            for _ in range(halvings(x.shape[1], x.shape[2])):
                 x = _Unit(s, s.maps[-1])(space_to_depth(x, 2), train)
             x = _Unit(s, HEAD_MAPS)(x, train)
         moments = nn.Dense(2 * s.latent, dtype=jnp.float32)(x.reshape(x.shape[0], -1).astype(jnp.float32))
@@ -200,12 +199,12 @@ class Decoder(nn.Module):
         h, w, channels = self.image_shape
         step = s.stem_stride * 2 ** (len(s.maps) - 1)
         h, w = h // step, w // step
-        halvings = _halvings(h, w) if s.head == "dense" else 0
+        times = halvings(h, w) if s.head == "dense" else 0
         first = HEAD_MAPS if s.head == "dense" else s.maps[-1]
-        h, w = h >> halvings, w >> halvings
+        h, w = h >> times, w >> times
         x = nn.Dense(h * w * first, dtype=dtype)(z.astype(dtype)).reshape(-1, h, w, first)
         x = _Unit(s, s.maps[-1])(x, train) if s.head == "dense" else x
-        for _ in range(halvings):
+        for _ in range(times):
             x = _Unit(s, s.maps[-1], up=2)(x, train)
         for stage, maps in enumerate(reversed(s.maps)):
             if stage:
@@ -216,17 +215,17 @@ class Decoder(nn.Module):
 
 
 class _Unit(nn.Module):
-    """Convolution, up-sampling (a transposed convolution of size and stride `up`), norm, activation."""
+    """1×1 convolution, pixels unfolded from maps (together a transposed convolution of size and stride `up`), norm,
+    activation. After `space_to_depth` it is a convolution of that size and stride."""
 
     settings: CceVae
     features: int
-    size: int = 1
     up: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         dtype = jnp.dtype(self.settings.compute_dtype)
-        x = Conv(self.features * self.up**2, self.size, dtype=dtype)(x)
+        x = Conv(self.features * self.up**2, dtype=dtype)(x)
         x = Norm(dtype)(depth_to_space(x, self.up), train)
         return Activation(self.settings.activation)(x)
 
@@ -248,7 +247,7 @@ def _train(network: Network, variables: Variables, x: Array, method: str) -> tup
     return output, {**variables, **renewed}
 
 
-def _halvings(h: int, w: int) -> int:
+def halvings(h: int, w: int) -> int:
     """How often a map of h × w can be halved until it is no larger than the dense head's grid."""
     count = 0
     while max(h, w) > HEAD_GRID and h % 2 == 0 and w % 2 == 0:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 NORM_MOMENTUM = 0.9  # share of the running averages that a step keeps
 NORM_EPSILON = 1e-5
+BOTTLENECK = 4  # the 3×3 of a bottleneck block works on 1/BOTTLENECK of the maps (He et al. 2016)
 
 
 def space_to_depth(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c2"]:
@@ -75,7 +76,7 @@ def _kernel_gradient_by_products(x: Array, gradient: Array, size: int) -> Array:
 
 def _shifted(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b h w k c"]]:
     """For each kernel row, the zero-padded `x` seen from each of its columns."""
-    b, h, w, c = x.shape
+    _, h, w, _ = x.shape
     pad = size // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return [jnp.stack([x[:, i : i + h, j : j + w] for j in range(size)], axis=3) for i in range(size)]
@@ -144,17 +145,16 @@ class Activation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + F(x), then the activation. `basic`: two 3×3 (He et al. 2016, fig. 5 left); `bottleneck`: 1×1, 3×3, 1×1 (right)."""
+    """x + F(x), then the activation (He et al. 2016, fig. 5). F is 3×3, 3×3 (`basic`) or 1×1, 3×3, 1×1 (`bottleneck`)."""
 
     kind: str = "basic"
     activation: str = "leaky_relu"
     dtype: Any = jnp.float32
-    squeeze: int = 4  # bottleneck: the 3×3 works on 1/squeeze of the maps
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         maps = x.shape[-1]
-        inner = maps // self.squeeze
+        inner = max(1, maps // BOTTLENECK)
         plan = [(maps, 3), (maps, 3)] if self.kind == "basic" else [(inner, 1), (inner, 3), (maps, 1)]
         y = x
         for features, size in plan[:-1]:

@@ -13,7 +13,7 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 
-from strega_jax.postprocess import SliceBox, slice_boxes
+from strega_jax.postprocess import slice_boxes
 
 MIN_OVERLAP = 0.1
 # A box counts as found from this intersection over union on: loose, since it is there to point, not to measure.
@@ -152,15 +152,11 @@ def box_agreement(mask: Bool[np.ndarray, "x y z"], truth: Bool[np.ndarray, "x y 
         `box_hit_rate`: share of the truth's boxes whose best is at least `MIN_BOX_IOU`; `false_boxes`: marked boxes
         that reach it with no box of the truth. The first two are NaN when the truth is empty.
     """
-    ours, theirs = slice_boxes(mask), slice_boxes(truth)
-    by_slice: dict[int, list[SliceBox]] = {}
-    for box in ours:
-        by_slice.setdefault(box.z, []).append(box)
-    best = np.array([max((_iou(box, other) for other in by_slice.get(box.z, [])), default=0.0) for box in theirs])
-    truth_by_slice: dict[int, list[SliceBox]] = {}
-    for box in theirs:
-        truth_by_slice.setdefault(box.z, []).append(box)
-    false = sum(all(_iou(box, t) < MIN_BOX_IOU for t in truth_by_slice.get(box.z, [])) for box in ours)
+    ours, theirs = _corners_by_slice(mask), _corners_by_slice(truth)
+    nothing = np.zeros((0, 4))
+    ious = [_iou(ours.get(z, nothing), theirs.get(z, nothing)) for z in ours.keys() | theirs.keys()]
+    best = np.concatenate([iou.max(axis=0, initial=0.0) for iou in ious]) if ious else np.zeros(0)
+    false = sum(np.count_nonzero(iou.max(axis=1, initial=0.0) < MIN_BOX_IOU) for iou in ious)
     return {
         "box_iou": float(best.mean()) if len(best) else float("nan"),
         "box_hit_rate": float((best >= MIN_BOX_IOU).mean()) if len(best) else float("nan"),
@@ -168,11 +164,20 @@ def box_agreement(mask: Bool[np.ndarray, "x y z"], truth: Bool[np.ndarray, "x y 
     }
 
 
-def _iou(a: SliceBox, b: SliceBox) -> float:
-    sides = [min(a.hi[i], b.hi[i]) - max(a.lo[i], b.lo[i]) for i in range(2)]
-    overlap = max(sides[0], 0) * max(sides[1], 0)
-    areas = [(box.hi[0] - box.lo[0]) * (box.hi[1] - box.lo[1]) for box in (a, b)]
-    return overlap / (areas[0] + areas[1] - overlap)
+def _corners_by_slice(mask: Bool[np.ndarray, "x y z"]) -> dict[int, Float[np.ndarray, "n 4"]]:
+    """Slice → its boxes as rows of first x, first y, end x, end y."""
+    by_slice: dict[int, list[tuple[int, ...]]] = {}
+    for box in slice_boxes(mask):
+        by_slice.setdefault(box.z, []).append((*box.lo, *box.hi))
+    return {z: np.array(corners, float) for z, corners in by_slice.items()}
+
+
+def _iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    lows = np.maximum(a[:, None, :2], b[None, :, :2])
+    highs = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = np.prod(np.clip(highs - lows, 0, None), axis=2)
+    areas_a, areas_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b))
+    return overlap / (areas_a[:, None] + areas_b[None, :] - overlap)
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -19,7 +19,7 @@ def dice(mask: Bool[np.ndarray, "..."], truth: Bool[np.ndarray, "..."]) -> float
     positives = np.count_nonzero(truth)
     if positives == 0:
         return float("nan")
-    return 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + positives)
+    return float(2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + positives))
 
 
 class Ranking(NamedTuple):
@@ -131,12 +131,12 @@ def surface_agreement(
     if not mask.any():
         return SurfaceAgreement(float(np.linalg.norm(np.multiply(truth.shape, spacing_mm))), 0.0)
     ours, theirs = (surface_points(m, spacing_mm) for m in (mask, truth))
-    to_truth, _ = KDTree(theirs).query(ours)
-    to_mask, _ = KDTree(ours).query(theirs)
+    to_truth, _ = KDTree(theirs, leafsize=32).query(ours, workers=-1)
+    to_mask, _ = KDTree(ours, leafsize=32).query(theirs, workers=-1)
     within = np.count_nonzero(to_truth <= tolerance_mm) + np.count_nonzero(to_mask <= tolerance_mm)
     return SurfaceAgreement(
         hd95_mm=float(max(np.percentile(to_truth, 95), np.percentile(to_mask, 95))),
-        surface_dice=within / (len(ours) + len(theirs)),
+        surface_dice=float(within / (len(ours) + len(theirs))),
     )
 
 

@@ -58,7 +58,7 @@ def score_volume_and_lesions(
     ranking = rank(score[looked_at], truth[looked_at])
     best_dice, best_threshold = ranking.best_dice()
     match = match_lesions(mask, truth, score, voxel_ml, min_lesion_ml=min_lesion_ml)
-    hits, marked, positives = (np.count_nonzero(m) for m in (mask & truth, mask, truth))
+    hits, marked, positives = (int(np.count_nonzero(m)) for m in (mask & truth, mask, truth))
     return {
         "dice": dice(mask, truth),
         "voxel_sensitivity": hits / positives if positives else math.nan,

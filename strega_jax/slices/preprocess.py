@@ -84,6 +84,21 @@ def preprocess(
     return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue)
 
 
+# Windowed intensities end up between these: far enough from 0 for the segmentation's logarithm to stay even.
+WINDOWED_RANGE = (100.0, 300.0)
+
+
+def _windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]) -> Float[np.ndarray, "x y z"]:
+    """Brain intensities beyond the percentiles set to them, and the rest stretched to `WINDOWED_RANGE`."""
+    brain = image > 0
+    if percentiles == (0.0, 100.0) or not brain.any():
+        return image
+    low, high = np.percentile(image[brain], percentiles)
+    floor, ceiling = WINDOWED_RANGE
+    stretched = floor + (np.clip(image, low, high) - low) * ((ceiling - floor) / max(high - low, 1e-6))
+    return np.where(brain, stretched, 0).astype(np.float32)
+
+
 def _grid(scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess) -> SliceGrid:
     if settings.grid == "template":
         return template_grid(scan, align_to_template(tissue.pve, scan.affine), settings)

@@ -19,8 +19,8 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
-from strega_jax.config import Preprocess, settings_hash
-from strega_jax.errors import StoreError
+from strega_jax.config import Preprocess, build_dataclass, settings_hash
+from strega_jax.errors import ConfigError, StoreError
 from strega_jax.scans.files import write_json
 from strega_jax.slices.preprocess import SliceVolume
 
@@ -140,11 +140,11 @@ class SliceStore:
             manifest = json.loads(manifest_path.read_text())
             if manifest["schema"] != SCHEMA:
                 raise StoreError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
-            settings = Preprocess(**manifest["settings"])
+            settings = build_dataclass(Preprocess, manifest["settings"], str(manifest_path))
             statistics = manifest["normalisation"]
             normalisation = Normalisation(tuple(statistics["mean"]), tuple(statistics["std"]))
             entries = tuple(_entry(entry) for entry in manifest["entries"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ConfigError, ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{manifest_path}: not a manifest ({error}); prepare the store again") from error
         return cls(path, settings, normalisation, entries)
 

@@ -35,6 +35,8 @@ class Schedule:
     beta_final: float = 0.1  # -H
     beta_mixel: float = 0.3  # -R
     bias_extent_mm: float = 20.0  # -l
+    boost_bias: bool = False  # add what is still smooth in the residual to the field, instead of a fresh estimate
+    linear_final: bool = False  # final rounds on intensities, whose noise has one variance, not on their logarithm
 
 
 PRESETS: dict[Preset, Schedule] = {
@@ -187,35 +189,42 @@ def _expectation_maximisation(
     p = hmrf.posteriors(y, mask, means, variances)
     bias = bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
 
-    def one_round(
-        state: tuple[hmrf.Volumes, Array, Array, Array], step: tuple[Array, Array]
-    ) -> tuple[tuple[hmrf.Volumes, Array, Array, Array], None]:
-        p, means, variances, bias = state
-        beta, renew_bias = step
-        restored = y - bias
-
+    def sweeps(p, restored, means, variances, beta):
         def sweep(_: Array, p: hmrf.Volumes) -> hmrf.Volumes:
             return hmrf.sweep(p, restored, mask, reach, means, variances, weights, beta)
 
-        p = jax.lax.fori_loop(0, schedule.sweeps, sweep, p)
-        bias = jax.lax.cond(
-            renew_bias,
-            lambda: bias_field.estimate_bias(p, y, mask, means, variances, smoothers),
-            lambda: bias,
-        )
+        return jax.lax.fori_loop(0, schedule.sweeps, sweep, p)
+
+    def bias_round(state, beta):
+        p, means, variances, bias = state
+        p = sweeps(p, y - bias, means, variances, beta)
+        if schedule.boost_bias:
+            bias = bias + bias_field.estimate_bias(p, y - bias, mask, means, variances, smoothers)
+        else:
+            bias = bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
         means, variances = hmrf.class_statistics(p, y - bias, inside)
         return (p, means, variances, bias), None
 
-    betas = np.full(schedule.bias_rounds + schedule.final_rounds, schedule.beta_final, np.float32)
-    betas[: schedule.bias_rounds + 1] = schedule.beta_bias
-    renew = np.arange(betas.size) < schedule.bias_rounds
-    (p, means, variances, bias), _ = jax.lax.scan(
-        one_round, (p, means, variances, bias), (jnp.asarray(betas), jnp.asarray(renew))
-    )
-    rank = jnp.argsort(means, descending=bright_fluid)
+    state = (p, means, variances, bias)
+    bias_betas = jnp.full(schedule.bias_rounds, schedule.beta_bias, jnp.float32)
+    final_betas = np.full(schedule.final_rounds, schedule.beta_final, np.float32)
+    final_betas[0] = schedule.beta_bias
+    state, _ = jax.lax.scan(bias_round, state, bias_betas)
+    p, means, variances, bias = state
     restored = jnp.where(mask, jnp.exp(y - bias + centre), jnp.float32(0))
     scale = restored.sum() / n_voxels
     relative = jnp.where(mask, restored / scale - 1.0, jnp.float32(0))
+    final = relative if schedule.linear_final else y - bias
+    if schedule.linear_final:
+        means, variances = hmrf.class_statistics(p, final, inside)
+
+    def final_round(state, beta):
+        p, means, variances = state
+        p = sweeps(p, final, means, variances, beta)
+        return (p, *hmrf.class_statistics(p, final, inside)), None
+
+    (p, means, variances), _ = jax.lax.scan(final_round, (p, means, variances), jnp.asarray(final_betas))
+    rank = jnp.argsort(means, descending=bright_fluid)
     means, variances = hmrf.class_statistics(p, relative, inside)
     low, high = relative.min(), relative.max()
     grid = jnp.linspace(low, high, mixel.TABLE_SIZE, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from strega_jax.config import Preprocess, Run
+from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.slices.store import Normalisation
 from strega_jax.training.state import TrainState
@@ -54,7 +54,7 @@ class About:
             statistics = fields["normalisation"]
             return cls(
                 run=Run.from_mapping(fields["run"]),
-                preprocess=Preprocess(**fields["preprocess"]),
+                preprocess=build_dataclass(Preprocess, fields["preprocess"], "preprocess"),
                 normalisation=Normalisation(tuple(statistics["mean"]), tuple(statistics["std"])),
                 image_shape=tuple(fields["image_shape"]),
                 total_steps=fields["total_steps"],

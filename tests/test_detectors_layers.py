@@ -1,0 +1,108 @@
+"""Layers against XLA's own convolutions and flax's batch norm, values and gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from strega_jax.detectors import layers
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def draw(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize(("size", "maps_in", "maps_out"), [(1, 3, 5), (3, 2, 6), (3, 6, 2), (3, 4, 4), (5, 3, 2)])
+def test_conv_and_both_gradients_equal_xla(size: int, maps_in: int, maps_out: int):
+    x, kernel, gradient = draw(0, 2, 7, 9, maps_in), draw(1, size, size, maps_in, maps_out), draw(2, 2, 7, 9, maps_out)
+    expected, pull_expected = jax.vjp(
+        lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=NHWC), x, kernel
+    )
+    got, pull = jax.vjp(layers.conv, x, kernel)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    for ours, theirs in zip(pull(gradient), pull_expected(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    if size > 1:  # what other platforms run
+        other = layers._kernel_gradient_by_convolution(x, gradient, size)
+        np.testing.assert_allclose(other, pull_expected(gradient)[1], atol=2e-4)
+
+
+def test_conv_gradient_is_derivative_by_finite_differences():
+    x, kernel, direction = draw(0, 1, 5, 6, 2), draw(1, 3, 3, 2, 3), draw(2, 3, 3, 2, 3)
+
+    def energy(kernel: jax.Array) -> jax.Array:
+        return jnp.square(layers.conv(x, kernel)).sum()
+
+    slope = jnp.vdot(jax.grad(energy)(kernel), direction)
+    step = 0.5  # the energy is quadratic in the kernel: central differences are exact
+    numeric = (energy(kernel + step * direction) - energy(kernel - step * direction)) / (2 * step)
+    np.testing.assert_allclose(slope, numeric, rtol=1e-4)
+
+
+def test_folded_1x1_is_strided_convolution():
+    x, kernel = draw(0, 2, 8, 6, 3), draw(1, 2, 2, 3, 5)
+    expected = lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=NHWC)
+    got = layers.conv(layers.space_to_depth(x, 2), kernel.reshape(1, 1, 12, 5))
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_unfolded_1x1_is_transposed_convolution():
+    x, kernel = draw(0, 2, 4, 3, 5), draw(1, 2, 2, 5, 3)
+    expected = lax.conv_transpose(x, kernel, (2, 2), "VALID", dimension_numbers=NHWC, transpose_kernel=False)
+    # lax.conv_transpose slides the kernel over the dilated input, so that its taps arrive mirrored
+    folded = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(1, 1, 5, 12)
+    np.testing.assert_allclose(layers.depth_to_space(layers.conv(x, folded), 2), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_depth_to_space_undoes_space_to_depth(factor: int):
+    x = draw(0, 2, 8, 16, 3)
+    folded = layers.space_to_depth(x, factor)
+    assert folded.shape == (2, 8 // factor, 16 // factor, 3 * factor**2)
+    np.testing.assert_array_equal(folded[0, 0, 0], x[0, :factor, :factor].reshape(-1))
+    np.testing.assert_array_equal(layers.depth_to_space(folded, factor), x)
+
+
+def test_norm_equals_flax_batch_norm_in_value_gradient_and_averages():
+    x, weights = 3 + 2 * draw(0, 4, 5, 6, 3), draw(1, 4, 5, 6, 3)
+    parameters = {"scale": draw(2, 3), "bias": draw(3, 3)}
+    averages = {"mean": draw(4, 3), "var": jnp.square(draw(5, 3))}
+    theirs = nn.BatchNorm(momentum=layers.NORM_MOMENTUM, epsilon=layers.NORM_EPSILON, use_fast_variance=False)
+
+    def run(module: nn.Module, parameters: dict, x: jax.Array, **mode: bool):
+        variables = {"params": parameters, "batch_stats": averages}
+        y, renewed = module.apply(variables, x, mutable=["batch_stats"], **mode)
+        return jnp.vdot(y, weights), (y, renewed)
+
+    for ours_mode, their_mode in [({"train": True}, {"use_running_average": False})] + [
+        ({"train": False}, {"use_running_average": True})
+    ]:
+        ours = jax.grad(lambda p, x, m=ours_mode: run(layers.Norm(), p, x, **m), (0, 1), has_aux=True)(parameters, x)
+        flax = jax.grad(lambda p, x, m=their_mode: run(theirs, p, x, **m), (0, 1), has_aux=True)(parameters, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours, flax)
+
+
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_residual_block_passes_its_input_through_when_its_branch_is_silent(kind: str):
+    x = draw(0, 2, 6, 6, 8)
+    block = layers.ResidualBlock(kind)
+    variables = block.init(jax.random.key(0), x, True)
+    last = max(variables["params"], key=lambda name: (name.startswith("Norm"), name))
+    silent = {**variables["params"], last: jax.tree.map(jnp.zeros_like, variables["params"][last])}
+    y, _ = block.apply({**variables, "params": silent}, x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, np.where(x >= 0, x, 0.01 * x), rtol=1e-6)
+    loud, _ = block.apply(variables, x, True, mutable=["batch_stats"])
+    assert not np.allclose(loud, y)
+
+
+def test_prelu_slope_starts_at_a_quarter_and_is_learned():
+    x = draw(0, 1, 4, 4, 2)
+    module = layers.Activation("prelu")
+    variables = module.init(jax.random.key(0), x)
+    np.testing.assert_allclose(module.apply(variables, x), np.where(x >= 0, x, 0.25 * x), rtol=1e-6)
+    slope = jax.grad(lambda v: module.apply(v, x).sum())(variables)["params"]["slope"]
+    np.testing.assert_allclose(slope, np.minimum(x, 0).sum(), rtol=1e-5)

@@ -1,0 +1,156 @@
+"""Alignment to MNI152: known poses are recovered, damage is withstood, nonsense is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_mni152_tissue import tissue_template
+from nibabel.affines import apply_affine, from_matvec
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from strega_jax.errors import ScanError
+from strega_jax.scans.scan import read_scan
+from strega_jax.slices import align
+from strega_jax.slices.align import align_to_template
+
+
+@pytest.fixture(scope="module")
+def template() -> tuple[np.ndarray, np.ndarray]:
+    stored = np.load(Path(align.__file__).with_name("mni152_tissue.npz"))
+    return stored["fractions"].astype(np.float32) / 255, stored["affine"]
+
+
+def displacement_mm(a: np.ndarray, b: np.ndarray, template: tuple[np.ndarray, np.ndarray]) -> float:
+    """Mean over the template's brain of the distance between where two affines put a point."""
+    fractions, affine = template
+    points = apply_affine(affine, np.argwhere(fractions.sum(axis=-1) > 0.5))
+    return float(np.linalg.norm(apply_affine(a, points) - apply_affine(b, points), axis=1).mean())
+
+
+def pose(seed: int, degrees: float = 20.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    turn = Rotation.from_euler("xyz", rng.uniform(-degrees, degrees, 3), degrees=True).as_matrix()
+    return from_matvec(turn @ np.diag(rng.uniform(0.9, 1.15, 3)), rng.uniform(-30, 30, 3))
+
+
+def scanned(
+    template: tuple[np.ndarray, np.ndarray], world: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The template's brain moved by `world`, sampled anew on an upright grid of 256 mm."""
+    fractions, affine = template
+    shape = tuple(int(256 / mm) for mm in spacing_mm)
+    grid = from_matvec(np.diag(spacing_mm), np.array([-127.0, -145.0, -118.0]) + world[:3, 3])
+    to_index = np.linalg.inv(world @ affine) @ grid
+    maps = [ndimage.affine_transform(fractions[..., c], to_index, output_shape=shape, order=1) for c in range(3)]
+    return np.stack(maps, axis=-1), grid
+
+
+def test_packaged_template_is_what_its_maker_makes(template):
+    fractions, affine = tissue_template()
+    np.testing.assert_array_equal(np.rint(template[0] * 255).astype(np.uint8), fractions)
+    np.testing.assert_array_equal(template[1], affine)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing_mm", [(3.0, 3.0, 3.0), (2.0, 2.0, 6.5)])
+def test_known_affines_are_recovered(template, seed, spacing_mm):
+    world = pose(seed, degrees=20)
+    found = align_to_template(*scanned(template, world, spacing_mm))
+    assert found.dtype == np.float64
+    assert displacement_mm(found, world, template) < 0.5
+
+
+def test_rotations_of_thirty_degrees_are_recovered(template):
+    for axis in "xyz":
+        for degrees in (-30, 30):
+            world = from_matvec(Rotation.from_euler(axis, degrees, degrees=True).as_matrix())
+            assert displacement_mm(align_to_template(template[0], world @ template[1]), world, template) < 0.5
+
+
+def test_rigid_finds_rotation_and_keeps_size(template):
+    world = from_matvec(Rotation.from_euler("xyz", [12, -9, 15], degrees=True).as_matrix(), [9, 4, -7])
+    found = align_to_template(*scanned(template, world, (3.0, 3.0, 3.0)), kind="rigid")
+    np.testing.assert_allclose(found[:3, :3].T @ found[:3, :3], np.eye(3), atol=1e-5)
+    assert displacement_mm(found, world, template) < 0.5
+
+
+def test_flipped_permuted_and_far_away_copies_end_in_one_pose(template):
+    fractions, affine = scanned(template, pose(5), (2.0, 3.0, 4.0))
+    found = align_to_template(fractions, affine)
+    for orientation in ("PSR", "LPS", "ILA"):
+        change = ornt_transform(io_orientation(affine), axcodes2ornt(orientation))
+        turned = apply_orientation(fractions, change)
+        back = affine @ inv_ornt_aff(change, fractions.shape[:3])
+        assert displacement_mm(align_to_template(turned, back), found, template) < 0.1
+    away = from_matvec(np.eye(3), [5000, -3000, 900])
+    assert displacement_mm(align_to_template(fractions, away @ affine), away @ found, template) < 0.1
+
+
+def test_every_spacing_gives_one_pose(template):
+    """Spacings on either side of the working grid's halves: averaging voxels must not shift them."""
+    world = pose(6)
+    for mm in (1.9, 2.1, 4.1):
+        found = align_to_template(*scanned(template, world, (mm, mm, mm)))
+        assert displacement_mm(found, world, template) < 0.5, mm
+
+
+def test_same_scan_gives_the_same_bits(template):
+    scan = scanned(template, pose(7), (3.0, 3.0, 3.0))
+    np.testing.assert_array_equal(align_to_template(*scan), align_to_template(*scan))
+
+
+@pytest.mark.parametrize("tissue", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_tumour_of_an_eighth_of_the_brain_drags_little(template, tissue):
+    world = pose(8, degrees=10)
+    fractions, affine = scanned(template, world, (3.0, 3.0, 3.0))
+    voxels = np.count_nonzero(fractions.sum(axis=-1) > 0.5)
+    radius_mm = np.cbrt(0.125 * voxels * 27 * 3 / 4 / np.pi)
+    middle = apply_affine(world, [38.0, -10.0, 25.0])
+    at = apply_affine(affine, np.moveaxis(np.indices(fractions.shape[:3]), 0, -1))
+    tumour = (np.linalg.norm(at - middle, axis=-1) < radius_mm) & (fractions.sum(axis=-1) > 0.5)
+    assert np.count_nonzero(tumour) > 0.08 * voxels
+    fractions[tumour] = tissue
+    assert displacement_mm(align_to_template(fractions, affine), world, template) < 1.5
+
+
+@pytest.mark.parametrize("keep", [slice(None, -8), slice(6, None)], ids=["top", "bottom"])
+def test_cropped_field_of_view_drags_little(template, keep):
+    """About 24 mm of the top, or 18 mm of the bottom, was never scanned."""
+    fractions, affine = scanned(template, np.eye(4), (3.0, 3.0, 3.0))
+    heights = np.flatnonzero(fractions.any(axis=(0, 1, 3)))
+    low, high, _ = slice(heights[0], heights[-1] + 1).indices(fractions.shape[2])
+    first, last, _ = keep.indices(high - low)
+    cropped = fractions[:, :, low + first : low + last]
+    moved = affine @ from_matvec(np.eye(3), [0, 0, low + first])
+    assert displacement_mm(align_to_template(cropped, moved), np.eye(4), template) < 1.5
+
+
+def test_nonsense_is_refused_with_a_way_out(template):
+    fractions, affine = template
+    slab = fractions * (np.arange(fractions.shape[2]) < 15)[:, None]
+    for wrong in (np.full((40, 40, 40, 3), 1 / 3, np.float32), slab, fractions[:, :, ::-1]):
+        with pytest.raises(ScanError, match="choose a grid other than"):
+            align_to_template(wrong, affine)
+    with pytest.raises(ScanError, match="no brain"):
+        align_to_template(np.zeros_like(fractions), affine)
+
+
+def test_wrong_arguments_are_refused(template):
+    with pytest.raises(ValueError, match="shape"):
+        align_to_template(template[0][..., :2], template[1])
+    with pytest.raises(ValueError, match="neither"):
+        align_to_template(*template, kind="similarity")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.data
+def test_real_brain_in_another_pose_ends_in_that_pose(test_data, template):
+    scan = read_scan(sorted(test_data.glob("ixi/sub-*/anat/*_T1w.nii.gz"))[0])
+    low, middle, high = np.percentile(scan.data[scan.data > 0], [5, 45, 85])
+    shares = [np.interp(scan.data, [low, middle, high], peak).astype(np.float32) for peak in np.eye(3)]
+    fractions = np.stack(shares, axis=-1) * (scan.data > 0)[..., None]
+    at_rest = align_to_template(fractions, scan.affine)
+    for seed in range(3):
+        world = pose(seed)
+        assert displacement_mm(align_to_template(fractions, world @ scan.affine), world @ at_rest, template) < 1.5
