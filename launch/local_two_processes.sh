@@ -3,8 +3,8 @@
 #
 #   launch/local_two_processes.sh --config=configs/demo.py --workdir=runs/two
 #
-# Arguments go to strega_jax.train. Both processes must end well: when one fails, the other, which would wait for
-# it for ever, is killed. SIGTERM and Ctrl-C let both save first. PORT and PYTHON may be set.
+# Arguments go to strega_jax.train. When one process fails, the other, which would wait for it, is killed and the
+# status is the failed one's. SIGTERM and Ctrl-C let both save first. PORT and PYTHON may be set.
 set -euo pipefail
 
 python=${PYTHON:-python}
@@ -12,25 +12,16 @@ port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.
 export JAX_PLATFORMS=cpu JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES=2
 
 processes=()
-signalled=0
-trap 'signalled=1; kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
-trap 'kill -KILL "${processes[@]}" 2>/dev/null || true' EXIT
-
+trap 'kill -TERM "${processes[@]}" 2>/dev/null || true; wait; exit 143' TERM INT
+trap 'kill -KILL "${processes[@]}" 2>/dev/null || true; wait' EXIT
 for index in 0 1; do
     JAX_PROCESS_ID=$index "$python" -m strega_jax.train "$@" --distributed --cpu_devices=1 &
     processes+=("$!")
 done
-
-ended=0
-while ((ended < 2)); do
-    status=0
-    wait -n || status=$?
-    if ((signalled)); then
-        signalled=0 # the wait was interrupted; nobody ended
-    elif ((status)); then
+for _ in "${processes[@]}"; do
+    wait -n || {
+        status=$?
         echo "error: a process ended with status $status; stopping the other" >&2
         exit "$status"
-    else
-        ended=$((ended + 1))
-    fi
+    }
 done

@@ -20,11 +20,11 @@ from pathlib import Path
 import jax
 from absl import flags
 from ml_collections import config_flags
-from strega_jax.evaluation.evaluate import evaluate
 
 from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError, ScanError
+from strega_jax.evaluation.evaluate import evaluate
 from strega_jax.inference.calibration import Calibration, calibrate, load_calibration, save_calibration
 from strega_jax.inference.model import Model, load_model
 from strega_jax.run_config import as_run

@@ -57,7 +57,9 @@ def test_a_transform_with_probability_zero_is_not_in_the_program():
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_each_image_is_changed_with_its_probability(name):
     images, brain = batch(count=400, size=16)
-    changed, _ = run(jax.random.key(3), images, brain, Augment(**{name: 0.3}))
+    changed, _ = run(
+        jax.random.key(3), images, brain, Augment(**{name: 0.3}, affine_degrees=170.0, rotation_degrees=170.0)
+    )
     share = np.mean([not np.array_equal(a, b) for a, b in zip(changed, images, strict=True)])
     low, high = scipy.stats.binom(400, 0.3).ppf([1e-4, 1 - 1e-4]) / 400
     assert low <= share <= high

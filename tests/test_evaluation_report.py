@@ -5,7 +5,11 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -143,6 +147,14 @@ def test_slices_are_shown_front_up_and_left_on_the_left() -> None:
     assert columns > 0
 
 
+def test_every_stage_and_slice_is_named() -> None:
+    image = np.ones((4, 4), np.float32)
+    figure = stage_picture({"z 40": dict.fromkeys(STAGES, image), "z 50": {"input": image, "mask": image > 2}})
+    assert [axis.get_title() for axis in figure.axes] == [*STAGES, *[""] * 6]
+    assert [axis.get_ylabel() for axis in figure.axes[::6]] == ["z 40", "z 50"]
+    assert [len(axis.images) for axis in figure.axes] == [1] * 6 + [1, 0, 0, 0, 1, 0]
+
+
 def test_the_violin_shows_median_quartiles_and_drops_what_is_undefined() -> None:
     values = [0.1, 0.2, 0.4, 0.5, 0.9, math.nan]
     figure = violin_plot({"a": values, "constant": [0.5, 0.5], "none": [math.nan]})
@@ -220,3 +232,52 @@ def test_the_page_comes_back_from_its_json_byte_for_byte(tmp_path: Path, rows: l
 def test_rows_alone_make_a_page(tmp_path: Path, rows: list[dict]) -> None:
     write_report(tmp_path / "report.html", {"rows": rows})
     assert (tmp_path / "report.html").stat().st_size > 5000
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
+# Runs in the page: says on the console whether the pictures are there and what sorting by Dice does.
+PROBE = """<script>addEventListener("load", () => {
+  const table = [...document.querySelectorAll("table.sortable")].at(-1);
+  const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === "dice");
+  const read = () => [...table.tBodies[0].rows].map(row => row.cells[column].dataset.value);
+  const sorted = [0, 1].map(() => { table.tHead.rows[0].cells[column].click(); return read(); });
+  const pictures = [...document.images].map(image => image.complete && image.naturalWidth > 100);
+  console.log("PROBE" + JSON.stringify({pictures, sorted}) + "END");
+});</script></body>"""
+
+
+@pytest.fixture
+def browser() -> str:
+    found = os.environ.get("STREGA_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        pytest.skip("no Chromium on the path and none named by STREGA_TEST_BROWSER: the page was NOT OPENED")
+    return found
+
+
+def test_the_page_opens_and_sorts_in_a_browser(tmp_path: Path, rows: list[dict], browser: str) -> None:
+    write_report(tmp_path / "report.html", results(rows))
+    page = tmp_path / "probed.html"
+    page.write_text((tmp_path / "report.html").read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
+    command = [browser, *options, f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0", page.as_uri()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr
+        console = []
+        deadline = threading.Timer(60, process.kill)
+        deadline.start()
+        try:
+            for line in process.stderr:
+                if "CONSOLE" in line:
+                    console.append(line)
+                if "PROBE" in line:
+                    break
+        finally:
+            deadline.cancel()
+            process.kill()
+    assert len(console) == 1, console  # the probe's own line: no error, no refused source
+    found = json.loads(re.search(r"PROBE(.*)END", console[0])[1])  # pyright: ignore[reportOptionalSubscript]
+    assert found["pictures"] == [True] * 4
+    values = sorted(str(row["dice"]) for row in rows if row["truth_ml"])
+    rising, falling = found["sorted"]
+    assert rising == [*sorted(values, key=float), "", ""]
+    assert falling == [*sorted(values, key=float, reverse=True), "", ""]

@@ -58,6 +58,15 @@ def test_cropped_zeros_widen_the_range() -> None:
     np.testing.assert_array_equal(otsu_thresholds(whole[:, 5:15, 5:15], zeros_beside=300), [threshold_otsu(whole[0])])
 
 
+def test_cropped_zeros_fall_into_their_bin_among_signed_values() -> None:
+    whole = np.zeros((3, 30, 30), np.float32)
+    whole[:, 8:28, 8:28] = np.random.default_rng(5).normal(0.4, 1.0, (3, 20, 20)).astype(np.float32)
+    expected = [threshold_otsu(image) for image in whole]
+    np.testing.assert_array_equal(otsu_thresholds(whole[:, 8:28, 8:28], zeros_beside=500), expected)
+    without = [threshold_otsu(image) for image in whole[:, 8:28, 8:28]]
+    assert not np.isin(expected, without).any()
+
+
 def test_constant_zero_and_single_pixel_slices() -> None:
     slices = np.zeros((4, 16, 16), np.float32)
     slices[1] = 0.25

@@ -246,6 +246,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, keep: float):
         read_scan(path)
 
 
+def test_a_plain_file_too_short_for_its_header_is_refused_before_memory_is_asked_for(tmp_path: Path):
+    path = save_with_header(tmp_path / "a.nii", dim=[3, 300, 300, 300, 1, 1, 1, 1])
+    with pytest.raises(ScanError, match=r"a\.nii: 3124 bytes cannot hold \(300, 300, 300\) voxels"):
+        read_scan(path)
+
+
 def bomb(path: Path, shape: tuple[int, int, int], dtype: type, payload: int) -> Path:
     """A small gzip file whose header claims `shape` and which unpacks to `payload` zero bytes."""
     header = nibabel.Nifti1Header()
@@ -319,12 +325,18 @@ def test_a_sheared_affine_is_written_without_a_contradicting_qform(tmp_path: Pat
     assert warned == []
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     scan = Scan.from_array(phantom(), SPACING, tmp_path / "a.nii")
     write_volume(tmp_path / "a.nii", scan.data, scan)
     before = (tmp_path / "a.nii").read_bytes()
-    with pytest.raises((nibabel.spatialimages.HeaderDataError, ValueError)):
-        write_volume(tmp_path / "a.nii", scan.data.astype("S4"), scan)
+
+    def disk_full(image: nibabel.Nifti1Image, path: Path) -> None:
+        path.write_bytes(image.to_bytes()[:500])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(nibabel, "save", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        write_volume(tmp_path / "a.nii", scan.data + 1, scan)
     assert (tmp_path / "a.nii").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
 

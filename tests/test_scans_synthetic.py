@@ -178,6 +178,13 @@ def test_the_seed_decides_the_set(cohorts: tuple[Path, Path]):
     assert plans[0] == plans[1] != plans[2]
 
 
+def test_the_seed_decides_the_lesions(cohorts: tuple[Path, Path], tmp_path: Path):
+    recipes = plan_doses(find_cases(cohorts[0])[:1], [1.0], [-0.5], 0.1, count=1, controls=0, seed=0)
+    images = [read_scan(next(make_set(tmp_path / str(n), recipes, seed))).data for n, seed in enumerate((0, 0, 1))]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
+
+
 def test_too_few_scans_and_unlabelled_donors_are_refused(cohorts: tuple[Path, Path]):
     healthy = find_cases(cohorts[0])
     with pytest.raises(ScanError, match="5 healthy scans are asked for, but only 4"):

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import disc_volume, small_run, write_disc_store
 
+from conftest import disc_volume, small_run, write_disc_store
 from strega_jax.errors import ConfigError, StoreError
 from strega_jax.slices.loader import padded_batches, training_batches
 from strega_jax.slices.store import SliceStore, read_entry

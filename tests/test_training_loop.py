@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import small_run
 
+from conftest import small_run
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.model import load_model

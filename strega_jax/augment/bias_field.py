@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 ORDER = 3
 # exponents (a, b) of x^a y^b; TorchIO nests a third exponent, which on a slice counts only where it is 0
@@ -18,11 +18,10 @@ class BiasField(NamedTuple):
     coefficients: Float[Array, "10"]
 
 
-def sample_bias_field(key: PRNGKeyArray, probability: float, magnitude: float) -> BiasField:
-    """Coefficients uniform in ± `magnitude` with the given probability, else zero."""
-    coin, draw = jax.random.split(key)
-    coefficients = jax.random.uniform(draw, (len(EXPONENTS),), minval=-magnitude, maxval=magnitude)
-    return BiasField(jnp.where(jax.random.bernoulli(coin, probability), coefficients, jnp.zeros_like(coefficients)))
+def sample_bias_field(uniform: Float[Array, "11"], probability: float, magnitude: float) -> BiasField:
+    """Coefficients uniform in ± `magnitude` with the given probability, else zero, from draws of U[0, 1)."""
+    coefficients = (2 * uniform[1:] - 1) * magnitude
+    return BiasField(jnp.where(uniform[0] < probability, coefficients, jnp.zeros_like(coefficients)))
 
 
 def bias_field(image: Float[Array, "c h w"], params: BiasField) -> Float[Array, "c h w"]:

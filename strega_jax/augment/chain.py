@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from strega_jax.augment.bias_field import BiasField, bias_field, sample_bias_field
@@ -27,18 +28,35 @@ class Sampled(NamedTuple):
 
 
 def sample(key: PRNGKeyArray, channels: int, settings: Augment) -> Sampled:
-    """Draw the parameters of every transform whose probability is above 0, for one image."""
-    keys = jax.random.split(key, len(Sampled._fields))
+    """Draw the parameters of every transform whose probability is above 0, for one image.
+
+    All in one call, because each call of jax.random adds half a second to compilation; a transform's draw stays
+    the same if another one is switched on or off.
+    """
+    sizes = {
+        "seed": 2,
+        "bias": 11,
+        "noise": 2,
+        "ghosting": 4,
+        "flip": 2,
+        "affine": 4,
+        "rotation": 4,
+        "gamma": 1 + channels,
+    }
+    bits = jax.random.bits(key, (sum(sizes.values()),))
+    uniform = (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2**-24)
+    starts = np.cumsum([0, *sizes.values()])
+    u = {name: uniform[start : start + size] for (name, size), start in zip(sizes.items(), starts, strict=False)}
     s = settings
     flips = s.flip_left_right > 0 or s.flip_front_back > 0
     return Sampled(
-        sample_bias_field(keys[0], s.bias_field, s.bias_coefficient) if s.bias_field > 0 else None,
-        sample_noise(keys[1], s.noise, s.noise_std) if s.noise > 0 else None,
-        sample_gamma(keys[2], channels, s.gamma, s.log_gamma) if s.gamma > 0 else None,
-        sample_ghosting(keys[3], s.ghosting, s.ghosts, s.ghost_intensity) if s.ghosting > 0 else None,
-        sample_flip(keys[4], s.flip_left_right, s.flip_front_back) if flips else None,
-        sample_affine(keys[5], s.affine, s.affine_degrees, s.affine_scale) if s.affine > 0 else None,
-        sample_affine(keys[6], s.rotation, s.rotation_degrees) if s.rotation > 0 else None,
+        sample_bias_field(u["bias"], s.bias_field, s.bias_coefficient) if s.bias_field > 0 else None,
+        sample_noise(u["noise"], bits[:2], s.noise, s.noise_std) if s.noise > 0 else None,
+        sample_gamma(u["gamma"], s.gamma, s.log_gamma) if s.gamma > 0 else None,
+        sample_ghosting(u["ghosting"], s.ghosting, s.ghosts, s.ghost_intensity) if s.ghosting > 0 else None,
+        sample_flip(u["flip"], s.flip_left_right, s.flip_front_back) if flips else None,
+        sample_affine(u["affine"], s.affine, s.affine_degrees, s.affine_scale) if s.affine > 0 else None,
+        sample_affine(u["rotation"], s.rotation, s.rotation_degrees) if s.rotation > 0 else None,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, Shaped
 
 from strega_jax.errors import ConfigError
 
@@ -42,35 +42,39 @@ def context_mask(key: PRNGKeyArray, brain: Shaped[Array, "b h w"], settings: Con
 
 
 def _brain_squares(key: PRNGKeyArray, brain: Bool[Array, "h w"], settings: ContextEncoding) -> Bool[Array, "h w"]:
-    count_key, size_key, place_key = jax.random.split(key, 3)
     low, high = settings.squares
-    count = jax.random.randint(count_key, (), low, high + 1)
-    longer = max(brain.shape)
-    sides = jax.random.uniform(size_key, (high,), minval=settings.side[0] * longer, maxval=settings.side[1] * longer)
+    # one call for all draws: each call of jax.random adds half a second to compilation
+    first, *draws = jax.random.uniform(key, (high + 1, 3))
+    count = low + _below(first[0], high + 1 - low)
     hidden = jnp.zeros_like(brain)
-    for index, place in enumerate(jax.random.split(place_key, high)):
-        row, column = _random_pixel(place, brain)
-        square = _square(brain.shape, row - sides[index] / 2, column - sides[index] / 2, sides[index])
-        hidden |= square & (index < count)
+    for index, draw in enumerate(draws):
+        row, column = _random_pixel(draw[:2], brain)
+        side = (settings.side[0] + draw[2] * (settings.side[1] - settings.side[0])) * max(brain.shape)
+        hidden |= _square(brain.shape, row - side / 2, column - side / 2, side) & (index < count)
     return hidden & brain
 
 
 def _released_square(key: PRNGKeyArray, brain: Bool[Array, "h w"], settings: ContextEncoding) -> Bool[Array, "h w"]:
     del settings
-    coin, size, place = jax.random.split(key, 3)
-    side = jax.random.randint(size, (), 0, min(RELEASED_SIDE, *brain.shape)).astype(jnp.float32)
-    room = jnp.asarray(brain.shape, jnp.float32) - side
-    corner = jnp.floor(jax.random.uniform(place, (2,)) * (room + 1))
-    return _square(brain.shape, corner[0], corner[1], side) & jax.random.bernoulli(coin, 2 / 3)
+    coin, size, row, column = jax.random.uniform(key, (4,))
+    side = _below(size, min(RELEASED_SIDE, *brain.shape))
+    top, left = _below(row, brain.shape[0] - side + 1), _below(column, brain.shape[1] - side + 1)
+    square = _square(brain.shape, top.astype(jnp.float32), left.astype(jnp.float32), side.astype(jnp.float32))
+    return square & (coin < 2 / 3)
 
 
-def _random_pixel(key: PRNGKeyArray, brain: Bool[Array, "h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _below(uniform: Float[Array, ""], count: Int32[Array, ""] | int) -> Int32[Array, ""]:
+    """A whole number from 0 to `count` − 1 from a draw of U[0, 1)."""
+    count = jnp.asarray(count, jnp.int32)
+    return jnp.clip((uniform * count.astype(jnp.float32)).astype(jnp.int32), 0, count - 1)
+
+
+def _random_pixel(uniform: Float[Array, "2"], brain: Bool[Array, "h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """A pixel drawn uniformly from the brain, by inverting the cumulative count first of rows, then of columns."""
-    first, second = jax.random.split(key)
     rows = jnp.cumsum(brain.sum(1, dtype=jnp.int32))
-    row = jnp.searchsorted(rows, jax.random.randint(first, (), 0, jnp.maximum(rows[-1], 1)), side="right")
+    row = jnp.searchsorted(rows, _below(uniform[0], rows[-1]), side="right")
     columns = jnp.cumsum(brain[row].astype(jnp.int32))
-    column = jnp.searchsorted(columns, jax.random.randint(second, (), 0, jnp.maximum(columns[-1], 1)), side="right")
+    column = jnp.searchsorted(columns, _below(uniform[1], columns[-1]), side="right")
     return row.astype(jnp.float32), column.astype(jnp.float32)
 
 

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 
 class Gamma(NamedTuple):
@@ -13,11 +12,13 @@ class Gamma(NamedTuple):
     exponent: Float[Array, "c"]
 
 
-def sample_gamma(key: PRNGKeyArray, channels: int, probability: float, log_range: float) -> Gamma:
-    """Log of each channel's exponent uniform in ± `log_range` with the given probability, else 0."""
-    coin, draw = jax.random.split(key)
-    logs = jax.random.uniform(draw, (channels,), minval=-log_range, maxval=log_range)
-    return Gamma(jnp.exp(jnp.where(jax.random.bernoulli(coin, probability), logs, jnp.zeros_like(logs))))
+def sample_gamma(uniform: Float[Array, "1+c"], probability: float, log_range: float) -> Gamma:
+    """Log of each channel's exponent uniform in ± `log_range` with the given probability, else 0.
+
+    `uniform` are draws of U[0, 1), one for the decision and one for each channel.
+    """
+    logs = (2 * uniform[1:] - 1) * log_range
+    return Gamma(jnp.exp(jnp.where(uniform[0] < probability, logs, jnp.zeros_like(logs))))
 
 
 def gamma(image: Float[Array, "c h w"], params: Gamma) -> Float[Array, "c h w"]:

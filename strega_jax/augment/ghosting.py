@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Int32
 
 
 class Ghosting(NamedTuple):
@@ -16,15 +15,18 @@ class Ghosting(NamedTuple):
 
 
 def sample_ghosting(
-    key: PRNGKeyArray, probability: float, ghosts: tuple[int, int], intensity: tuple[float, float]
+    uniform: Float[Array, "4"], probability: float, ghosts: tuple[int, int], intensity: tuple[float, float]
 ) -> Ghosting:
-    """Number uniform in `ghosts` (inclusive), either axis, intensity uniform in its range; else intensity 0."""
-    coin, count, axis, draw = jax.random.split(key, 4)
-    strength = jax.random.uniform(draw, minval=intensity[0], maxval=intensity[1])
+    """Number uniform in `ghosts` (inclusive), either axis, intensity uniform in its range; else intensity 0.
+
+    `uniform` are draws of U[0, 1).
+    """
+    number = ghosts[0] + jnp.floor(uniform[1] * (ghosts[1] - ghosts[0] + 1)).astype(jnp.int32)
+    strength = intensity[0] + uniform[3] * (intensity[1] - intensity[0])
     return Ghosting(
-        jax.random.randint(count, (), ghosts[0], ghosts[1] + 1, jnp.int32),
-        jax.random.randint(axis, (), 0, 2, jnp.int32),
-        jnp.where(jax.random.bernoulli(coin, probability), strength, jnp.zeros_like(strength)),
+        jnp.minimum(number, ghosts[1]),
+        (uniform[2] >= 0.5).astype(jnp.int32),
+        jnp.where(uniform[0] < probability, strength, jnp.zeros_like(strength)),
     )
 
 

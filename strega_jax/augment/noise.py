@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, UInt32
 
 THREEFRY_PARITY = np.uint32(0x1BD11BDA)
 THREEFRY_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -20,12 +20,9 @@ class Noise(NamedTuple):
     seed: UInt32[Array, "2"]
 
 
-def sample_noise(key: PRNGKeyArray, probability: float, max_std: float) -> Noise:
-    """Standard deviation uniform in [0, `max_std`] with the given probability, else 0."""
-    coin, draw, seed = jax.random.split(key, 3)
-    std = jax.random.uniform(draw, maxval=max_std)
-    std = jnp.where(jax.random.bernoulli(coin, probability), std, jnp.zeros_like(std))
-    return Noise(std, jax.random.bits(seed, (2,)))
+def sample_noise(uniform: Float[Array, "2"], seed: UInt32[Array, "2"], probability: float, max_std: float) -> Noise:
+    """Standard deviation uniform in [0, `max_std`] with the given probability, else 0, from draws of U[0, 1)."""
+    return Noise(jnp.where(uniform[0] < probability, uniform[1] * max_std, jnp.zeros_like(uniform[1])), seed)
 
 
 def noise(image: Float[Array, "c h w"], params: Noise) -> Float[Array, "c h w"]:

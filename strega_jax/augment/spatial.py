@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 OUTSIDE = -1  # index of an output pixel whose value comes from outside the image
 
@@ -27,22 +27,18 @@ Transform = Flip | Affine
 Place = tuple[Float[Array, "n w"], Float[Array, "n w"]]  # rows and columns, whole numbers
 
 
-def sample_flip(key: PRNGKeyArray, rows: float, columns: float) -> Flip:
-    """Each axis mirrored with its own probability."""
-    first, second = jax.random.split(key)
-    return Flip(jax.random.bernoulli(first, rows), jax.random.bernoulli(second, columns))
+def sample_flip(uniform: Float[Array, "2"], rows: float, columns: float) -> Flip:
+    """Each axis mirrored with its own probability, from draws of U[0, 1)."""
+    return Flip(uniform[0] < rows, uniform[1] < columns)
 
 
-def sample_affine(key: PRNGKeyArray, probability: float, degrees: float, scale: float = 0.0) -> Affine:
-    """Degrees uniform in ± `degrees`, each axis' scale uniform in 1 ± `scale`; else the identity."""
-    coin, angle, size = jax.random.split(key, 3)
-    angles = jax.random.uniform(angle, minval=-degrees, maxval=degrees)
-    scales = jax.random.uniform(size, (2,), minval=1 - scale, maxval=1 + scale)
-    chosen = jax.random.bernoulli(coin, probability)
-    return Affine(
-        jnp.where(chosen, angles, jnp.zeros_like(angles)),
-        jnp.where(chosen, scales, jnp.ones_like(scales)),
-    )
+def sample_affine(uniform: Float[Array, "4"], probability: float, degrees: float, scale: float = 0.0) -> Affine:
+    """Degrees uniform in ± `degrees`, each axis' scale uniform in 1 ± `scale`; else the identity.
+
+    `uniform` are draws of U[0, 1).
+    """
+    chosen, angle, size = uniform[0] < probability, (2 * uniform[1] - 1) * degrees, 1 + (2 * uniform[2:] - 1) * scale
+    return Affine(jnp.where(chosen, angle, jnp.zeros_like(angle)), jnp.where(chosen, size, jnp.ones_like(size)))
 
 
 def resample(image: Shaped[Array, "c h w"], *transforms: Transform) -> Shaped[Array, "c h w"]:

@@ -145,7 +145,10 @@ class Activation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + F(x), then the activation (He et al. 2016, fig. 5). F is 3×3, 3×3 (`basic`) or 1×1, 3×3, 1×1 (`bottleneck`)."""
+    """x + F(x), then the activation (He et al. 2016, fig. 5).
+
+    F is two 3×3 convolutions (`basic`), or 1×1, 3×3, 1×1 (`bottleneck`), each with its norm.
+    """
 
     kind: str = "basic"
     activation: str = "leaky_relu"

@@ -40,12 +40,12 @@ def stage_picture(
     """
     stages = list(dict.fromkeys(stage for row in rows.values() for stage in row))
     figure, axes = _grid(len(rows), len(stages))
+    for axis, stage in zip(axes[0], stages, strict=True):
+        axis.set_title(stage, fontsize=9)
     for line, (name, row) in zip(axes, rows.items(), strict=True):
         for axis, stage in zip(line, stages, strict=True):
             if stage in row:
                 show_slice(axis, row[stage], spacing_mm, colour="inferno" if stage == "residual" else "gray")
-            if line is axes[0]:
-                axis.set_title(stage, fontsize=9)
         line[0].set_ylabel(name, fontsize=8)
     return figure
 
@@ -91,7 +91,7 @@ def violin_plot(values: Mapping[str, Sequence[float]], label: str = "Dice") -> F
         near = of[(of >= q25 - 1.5 * (q75 - q25)) & (of <= q75 + 1.5 * (q75 - q25))]
         axis.vlines(place, near.min(), near.max(), color="black", linewidth=1)
         axis.vlines(place, q25, q75, color="black", linewidth=5)
-        axis.plot(place, median, "o", color="white", markersize=4)
+        axis.plot(place, median, "o", color="white", markersize=4, zorder=3)
     axis.set_xticks(range(1, len(finite) + 1), [f"{name}\n(n = {of.size})" for name, of in finite.items()], fontsize=8)
     axis.set_ylabel(label)
     return figure

@@ -51,7 +51,7 @@ def otsu_thresholds(slices: Float[np.ndarray, "k h w"], *, zeros_beside: int = 0
     if zeros_beside:
         for row, row_edges in zip(counts, edges, strict=True):
             row[min(np.searchsorted(row_edges, 0, side="right") - 1, BINS - 1)] += zeros_beside
-    return np.where(highest > lowest, _most_separating(counts, edges), lowest)
+    return _most_separating(counts, edges)
 
 
 def _edges(lowest: Float[np.ndarray, "k"], highest: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k edges"]:
@@ -114,7 +114,7 @@ def _most_separating(counts: Int[np.ndarray, "k bins"], edges: Float[np.ndarray,
     weights = counts.astype(np.float32)
     moments = weights * centres
     low, high = np.cumsum(weights, axis=1), np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
-    # A constant slice has empty ends; its threshold is not taken from here.
+    # A constant slice has empty ends; all its bin centres are its constant, whichever is taken.
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_low = np.cumsum(moments, axis=1) / low
         mean_high = np.cumsum(moments[:, ::-1], axis=1)[:, ::-1] / high

@@ -20,7 +20,6 @@ from strega_jax.scans.files import replacing
 # A header may claim any size: refuse what no brain scan has before memory is asked for it.
 MAX_VOXELS = 1024**3
 MIN_AXIS_VOXELS = 3
-MAX_DEFLATE_RATIO = 1040  # deflate packs at most 1032 bytes into one
 # A file that claims to unpack to this many times its size must stay below this much memory.
 SPARSE_RATIO = 50
 SPARSE_BYTES = 1.5e9
@@ -205,8 +204,7 @@ def _voxels(path: Path, image: Nifti1Image, shape: tuple[int, int, int]) -> Floa
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ScanError(f"{path}: voxels of type {dtype} are not an intensity image; save it as int16 or float32")
     claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size
-    room = held * MAX_DEFLATE_RATIO if path.name.lower().endswith(".gz") else held
-    if claimed > room:
+    if claimed > held and not path.name.lower().endswith(".gz"):
         raise ScanError(f"{path}: {held} bytes cannot hold {shape} voxels; the file is truncated, copy it again")
     if claimed > SPARSE_RATIO * held and math.prod(shape) * (dtype.itemsize + 8) > SPARSE_BYTES:
         raise ScanError(f"{path}: claims {shape} voxels in {held} bytes; no brain scan compresses like that")

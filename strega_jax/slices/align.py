@@ -196,12 +196,14 @@ def _field_of_view(
     grid = np.indices((GRID_VOXELS,) * 3).reshape(3, -1)
     index = to_index[:3, :3] @ grid + to_index[:3, 3:]
     inside = np.ones(grid.shape[1], bool)
-    for axis, profile in enumerate(profiles):
-        cut = profile[[0, -1]] > CUT_FACE * profile.max()
-        if cut[0]:
-            inside &= index[axis] >= -0.5
-        if cut[1]:
-            inside &= index[axis] <= shape[axis] - 0.5
+    faces = np.array([profile[[0, -1]] / profile.max() for profile in profiles])
+    # Slabs end along one axis; what ends squarely along several is no brain, and must not pass for a cropped one.
+    axis = int(faces.max(axis=1).argmax())
+    low, high = faces[axis] > CUT_FACE
+    if low:
+        inside &= index[axis] >= -0.5
+    if high:
+        inside &= index[axis] <= shape[axis] - 0.5
     return inside.reshape((GRID_VOXELS,) * 3)
 
 

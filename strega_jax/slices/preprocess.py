@@ -63,21 +63,31 @@ def preprocess(
     Raises:
         ScanError: no brain in it, not brain-extracted, or the alignment failed.
     """
+    try:
+        return _preprocess(scan, settings, contrast or settings.contrast, fast_output)
+    except ScanError as error:
+        if str(scan.path) in str(error):
+            raise
+        raise ScanError(f"{scan.path}: {error}") from error
+
+
+def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_output: Path | None) -> SliceVolume:
     if settings.tissue == "external":
         if fast_output is None:
-            raise ScanError(f"{scan.path}: tissue='external' needs the folder of its FAST output")
+            raise ScanError("tissue='external' needs the folder of its FAST output")
         from strega_jax.tissue import read_external
 
         tissue = read_external(fast_output, scan)
     else:
-        tissue = segment(scan.data, scan.spacing_mm, contrast=contrast or settings.contrast, preset=settings.tissue)
+        image = _windowed(scan.data, settings.window_percentiles)
+        tissue = segment(image, scan.spacing_mm, contrast=contrast, preset=settings.tissue)
     brain = tissue.seg > 0
     grid = _grid(scan, tissue, brain, settings)
     inside = grid.sample(brain.astype(np.float32)) > 0.5
     fraction = inside.mean(axis=(1, 2))
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
     if indices.size == 0:
-        raise ScanError(f"{scan.path}: no axial slice holds enough brain; is it a brain-extracted head scan?")
+        raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
     channels = [grid.sample(channel)[indices] for channel in _channels(scan, tissue, brain, settings)]
     images = np.maximum(np.stack(channels, axis=-1), BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)

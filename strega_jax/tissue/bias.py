@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 from scipy.interpolate import make_interp_spline
 
@@ -47,9 +48,9 @@ def smoother(n: int, spacing_mm: float, extent_mm: float) -> Smoother:
 
 
 def along_axes(
-    volume: Float[Array, "x y z"], matrices: tuple[Float[Array, "a x"], Float[Array, "b y"], Float[Array, "c z"]]
+    volume: Float[Array, "x y z"], matrices: tuple[ArrayLike, ArrayLike, ArrayLike]
 ) -> Float[Array, "a b c"]:
-    """Apply one matrix along each axis."""
+    """Apply one matrix along each axis: (a, x), (b, y) and (c, z)."""
     exact = jax.lax.Precision.HIGHEST
     volume = jnp.einsum("ax,xyz->ayz", matrices[0], volume, precision=exact)
     volume = jnp.einsum("by,ayz->abz", matrices[1], volume, precision=exact)

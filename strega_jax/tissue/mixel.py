@@ -75,9 +75,7 @@ def members(n_classes: int) -> list[set[int]]:
     return [{c} for c in range(n_classes)] + [set(pair) for pair in pairs(n_classes)]
 
 
-def mixtures(
-    means: Float[Array, "k"], variances: Float[Array, "k"]
-) -> tuple[Float[Array, "m f"], Float[Array, "m f"]]:
+def mixtures(means: Float[Array, "k"], variances: Float[Array, "k"]) -> tuple[Float[Array, "m f"], Float[Array, "m f"]]:
     """Mean and variance of each mixed type at fractions 0, 0.01, …, 1 of its first class."""
     first, second = (np.array(side) for side in zip(*pairs(means.shape[0]), strict=True))
     fraction = jnp.linspace(0, 1, FRACTION_STEPS + 1, dtype=jnp.float32)[None]

@@ -35,13 +35,22 @@ class Schedule:
     beta_final: float = 0.1  # -H
     beta_mixel: float = 0.3  # -R
     bias_extent_mm: float = 20.0  # -l
-    boost_bias: bool = False  # add what is still smooth in the residual to the field, instead of a fresh estimate
-    linear_final: bool = False  # final rounds on intensities, whose noise has one variance, not on their logarithm
+    boost_bias: bool = False  # add what is still smooth in the residual, instead of estimating the field afresh
+    linear_final: bool = False  # final rounds on the intensities, where noise has one variance, not on their log
 
 
 PRESETS: dict[Preset, Schedule] = {
     "fsl": Schedule(),
-    "robust": Schedule(bias_rounds=10, beta_bias=0.3, beta_final=0.4, beta_mixel=0.8),
+    "robust": Schedule(
+        bias_rounds=12,
+        sweeps=1,
+        beta_bias=0.3,
+        beta_final=0.5,
+        beta_mixel=0.8,
+        bias_extent_mm=50.0,
+        boost_bias=True,
+        linear_final=True,
+    ),
 }
 
 
@@ -78,6 +87,7 @@ def segment(
     mask: Bool[np.ndarray, "x y z"] | None = None,
     n_classes: int = 3,
     raster: mixel.Raster = mixel.X_FASTEST,
+    assume_stripped: bool = False,
 ) -> TissueMap:
     """Segment a brain-extracted image into tissue classes.
 
@@ -89,24 +99,28 @@ def segment(
             brightness classes, not tissues: FLAIR nulls the fluid and grey and white matter overlap.
         preset: `fsl` does what FAST does by default; `robust` couples neighbours more and corrects the bias field
             for longer, for noisy images.
-        mask: which voxels to segment; default: those above 0.
+        mask: which voxels to segment; default: all that differ from the background.
         n_classes: 2, 3 or 4.
         raster: voxel order of the partial-volume sweep, whose outcome (`mixeltype`, `pve`, `pveseg`) depends on it
             a little; FAST's is the order of the file, x fastest, x running from right to left.
 
+        assume_stripped: skip the check that the brain is extracted.
+
+    Intensities that `checks.brain_intensities` had to shift or scale stay so in `restored`, `means`, `variances`.
+
     Raises:
         ConfigError: contrast, preset or n_classes unknown.
-        ScanError: an image without the intensities to tell the classes apart.
+        ScanError: not brain-extracted, not finite, or without the intensities to tell the classes apart.
     """
     _check_settings(contrast, preset, n_classes)
     schedule = PRESETS[preset]
-    image, mask = checks.brain_intensities(image, mask)
+    spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
+    image, mask = checks.brain_intensities(image, spacing, mask, assume_stripped)
     box = _bounding_box(mask)
     inner_shape = tuple(s.stop - s.start for s in box)
     pad = tuple((1, -(n + 2) % PAD_TO + 1) for n in inner_shape)
     mask_box = np.pad(mask[box], pad)
     image_box = np.where(mask_box, np.pad(image[box], pad), np.float32(0))
-    spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     weights = hmrf.step_weights(spacing)
     smoothers = tuple(
         bias_field.smoother(n, mm, schedule.bias_extent_mm) for n, mm in zip(image_box.shape, spacing, strict=True)
@@ -168,6 +182,9 @@ class _Fields(NamedTuple):
     scale: Float[Array, ""]  # mean restored intensity
 
 
+_State = tuple[hmrf.Volumes, Array, Array, Array]  # posteriors, means, variances, log bias
+
+
 @functools.partial(jax.jit, static_argnames=("schedule", "bright_fluid"))
 def _expectation_maximisation(
     image: Float[Array, "x y z"],
@@ -189,13 +206,13 @@ def _expectation_maximisation(
     p = hmrf.posteriors(y, mask, means, variances)
     bias = bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
 
-    def sweeps(p, restored, means, variances, beta):
+    def sweeps(p: hmrf.Volumes, restored: Array, means: Array, variances: Array, beta: Array) -> hmrf.Volumes:
         def sweep(_: Array, p: hmrf.Volumes) -> hmrf.Volumes:
             return hmrf.sweep(p, restored, mask, reach, means, variances, weights, beta)
 
         return jax.lax.fori_loop(0, schedule.sweeps, sweep, p)
 
-    def bias_round(state, beta):
+    def bias_round(state: _State, beta: Array) -> tuple[_State, None]:
         p, means, variances, bias = state
         p = sweeps(p, y - bias, means, variances, beta)
         if schedule.boost_bias:
@@ -218,7 +235,7 @@ def _expectation_maximisation(
     if schedule.linear_final:
         means, variances = hmrf.class_statistics(p, final, inside)
 
-    def final_round(state, beta):
+    def final_round(state: tuple[hmrf.Volumes, Array, Array], beta: Array) -> tuple[tuple, None]:
         p, means, variances = state
         p = sweeps(p, final, means, variances, beta)
         return (p, *hmrf.class_statistics(p, final, inside)), None

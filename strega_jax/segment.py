@@ -1,0 +1,131 @@
+"""Segment brain-extracted scans into CSF, grey and white matter, as FSL FAST does, without FSL.
+
+    python -m strega_jax.segment --input=sub-01_T1w.nii.gz --output=tissue/
+    python -m strega_jax.segment --input=study/ --output=derivatives/tissue --bids
+    python -m strega_jax.segment --input=t2.nii.gz --contrast=T2w --mask=brain.nii.gz --output=tissue/
+
+Beside FAST's files (_seg, _pveseg, _pve_0..2, _mixeltype, _bias, _restore; classes 1 CSF, 2 GM, 3 WM), or with
+--bids BIDS derivatives (labels 1 GM, 2 WM, 3 CSF), every scan gets a check sheet <name>_check.png: look at it.
+A folder is searched for scans; one that fails is reported at the end and the others are done. Exit code 1 if
+any failed. Scans must be brain-extracted, or come with --mask.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from strega_jax import command
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.cohorts import Case, find_cases
+from strega_jax.scans.scan import Scan, read_scan, same_grid
+from strega_jax.tissue import files, mixel, segment
+from strega_jax.tissue.sheet import write_sheet
+
+log = logging.getLogger(__name__)
+
+_INPUT = flags.DEFINE_string("input", None, "A scan, or a folder of scans.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if need be.", required=True)
+_CONTRAST = flags.DEFINE_enum(
+    "contrast",
+    None,
+    ["T1w", "T1ce", "T2w", "PD", "FLAIR"],
+    "MR contrast. Default: as the file's name tells, else T1w. In a folder: do the scans of this contrast. PD and "
+    "FLAIR give classes by brightness, which are not tissues.",
+)
+_PRESET = flags.DEFINE_enum("preset", "fsl", ["fsl", "robust"], "fsl: FAST's defaults. robust: for noisy scans.")
+_N_CLASSES = flags.DEFINE_integer("n_classes", 3, "Number of classes.", lower_bound=2, upper_bound=4)
+_MASK = flags.DEFINE_string(
+    "mask", None, "Brain mask of the scan; for a folder of scans, a folder with masks of the same file names."
+)
+_ASSUME_STRIPPED = flags.DEFINE_bool("assume_stripped", False, "Trust that the brain is extracted; do not check.")
+_BIDS = flags.DEFINE_bool("bids", False, "Write BIDS derivatives instead of FAST's files.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
+_SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
+
+
+def main() -> int:
+    """Segment, report, and say by the exit code whether every scan succeeded."""
+    cases = find_cases(_INPUT.value, [_CONTRAST.value] if _CONTRAST.value else [])
+    index, count = _share()
+    subjects = set(sorted({case.subject for case in cases})[index::count])
+    mine = [case for case in cases if case.subject in subjects]
+    output = Path(_OUTPUT.value)
+    if _BIDS.value:
+        files.describe_derivatives(output)
+    failures = []
+    with ThreadPoolExecutor(_WORKERS.value) as pool:
+        jobs = [pool.submit(_one, case, output) for case in mine]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="segmenting", unit="scan"):
+            try:
+                job.result()
+            except (ScanError, OSError) as error:
+                failures.append(str(error))
+    print("\n".join([f"{output}: {len(mine) - len(failures)} segmented, {len(failures)} failed", *failures]))
+    return 1 if failures else 0
+
+
+def _one(case: Case, output: Path) -> None:
+    scan = read_scan(case.image)
+    contrast = _CONTRAST.value or case.contrast or "T1w"
+    try:
+        tissue = segment(
+            scan.data,
+            scan.spacing_mm,
+            contrast=contrast,  # pyright: ignore[reportArgumentType]
+            preset=_PRESET.value,  # pyright: ignore[reportArgumentType]
+            mask=_read_mask(scan),
+            n_classes=_N_CLASSES.value,
+            raster=files.file_raster(scan) if _PRESET.value == "fsl" else mixel.X_FASTEST,
+            assume_stripped=_ASSUME_STRIPPED.value,
+        )
+    except ScanError as error:
+        raise ScanError(f"{case.image}: {error}") from error
+    folder = output / _place(case)
+    if _BIDS.value:
+        about = {"Sources": [case.image.name], "Contrast": contrast, "Preset": _PRESET.value}
+        files.write_bids(folder, tissue, scan, about)
+    else:
+        files.write_fast(folder, tissue, scan)
+    write_sheet(folder / f"{files.stem(case.image)}_check.png", tissue, scan)
+
+
+def _place(case: Case) -> Path:
+    """Where under the output a case goes: as under the input, so that equal file names do not meet."""
+    root = Path(_INPUT.value)
+    return Path() if root.is_file() else case.image.parent.relative_to(root)
+
+
+def _read_mask(scan: Scan) -> np.ndarray | None:
+    if _MASK.value is None:
+        return None
+    path = Path(_MASK.value)
+    mask = read_scan(path / scan.path.name if path.is_dir() else path, allow_constant=True)
+    if not same_grid(mask, scan):
+        raise ScanError(f"{mask.path}: the mask lies on another voxel grid than {scan.path}; resample it first")
+    return mask.data > 0
+
+
+def _share() -> tuple[int, int]:
+    if _SHARD.value is None:
+        return jax.process_index(), jax.process_count()
+    try:
+        index, count = (int(part) for part in _SHARD.value.split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--shard={_SHARD.value}: i/n is wanted, e.g. 0/4") from error
+    if not 0 <= index < count:
+        raise ConfigError(f"--shard={_SHARD.value}: i must lie between 0 and n − 1")
+    return index, count
+
+
+def cli() -> None:
+    """Console script."""
+    command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,74 @@
+"""A check sheet: one picture that shows whether a segmentation went well."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from strega_jax.scans.files import replacing
+from strega_jax.scans.scan import Scan
+from strega_jax.tissue.segmentation import TissueMap
+
+SLICES = (0.3, 0.42, 0.54, 0.66, 0.78)
+# Of background and classes: red, green, blue, opacity.
+COLOURS = ((0, 0, 0, 0), (0.1, 0.4, 1, 0.45), (0.1, 0.8, 0.2, 0.45), (1, 0.85, 0.1, 0.45), (1, 0, 0.6, 0.45))
+VIEWS = ((2, "axial"), (1, "coronal"), (0, "sagittal"))
+
+
+def write_sheet(path: Path, tissue: TissueMap, scan: Scan) -> None:
+    """Write a PNG: axial, coronal and sagittal slices without and with the labels, a histogram, the volumes.
+
+    Needs no display and no global state of matplotlib, so that threads may call it.
+    """
+    figure = Figure(figsize=(11, 13), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(7, len(SLICES), gridspec_kw={"hspace": 0.05, "wspace": 0.02})
+    brain = tissue.seg > 0
+    top = float(np.percentile(tissue.restored[brain], 99.5))
+    for row, (axis, name) in enumerate(VIEWS):
+        hits = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))
+        aspect = np.delete(np.array(scan.spacing_mm), axis)
+        for column, share in enumerate(SLICES):
+            index = int(hits[0] + share * (hits[-1] - hits[0]))
+            plain, labelled = axes[2 * row, column], axes[2 * row + 1, column]
+            for ax in (plain, labelled):
+                image = np.take(tissue.restored, index, axis).T
+                ax.imshow(image, cmap="gray", vmin=0, vmax=top, origin="lower", aspect=aspect[1] / aspect[0])
+                ax.axis("off")
+            _overlay(labelled, np.take(tissue.pveseg, index, axis).T, aspect[1] / aspect[0])
+            if column == 0:
+                plain.set_title(name, loc="left", fontsize=9)
+    for ax in axes[-1]:
+        ax.remove()
+    _histogram(figure.add_axes((0.12, 0.05, 0.5, 0.1)), tissue)
+    figure.text(0.66, 0.05, _volumes(tissue, scan), fontsize=9, family="monospace")
+    figure.suptitle(f"{scan.path.name}   pveseg on the bias-corrected image", y=0.91, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=80, bbox_inches="tight", format="png")
+
+
+def _overlay(ax: Axes, labels: UInt8[np.ndarray, "h w"], aspect: float) -> None:
+    colours = np.array(COLOURS)
+    ax.imshow(colours[labels], origin="lower", aspect=aspect)
+
+
+def _histogram(ax: Axes, tissue: TissueMap) -> None:
+    brain = tissue.seg > 0
+    top = float(np.percentile(tissue.restored[brain], 99.8))
+    for c in range(tissue.means.size):
+        values: Float[np.ndarray, n] = tissue.restored[tissue.seg == c + 1]
+        ax.hist(values, bins=120, range=(0, top), histtype="step", label=f"class {c + 1}")
+    ax.set_xlabel("restored intensity", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7)
+
+
+def _volumes(tissue: TissueMap, scan: Scan) -> str:
+    names = ("CSF", "GM", "WM") if tissue.means.size == 3 else tuple(f"{c + 1}" for c in range(tissue.means.size))
+    ml = tissue.pve.sum((0, 1, 2), dtype=np.float64) * scan.voxel_ml
+    lines = [f"{name:>5} {v:8.1f} ml {100 * v / ml.sum():5.1f} %" for name, v in zip(names, ml, strict=True)]
+    low, high = np.percentile(tissue.bias[tissue.seg > 0], [1, 99])
+    return "\n".join([*lines, f"  sum {ml.sum():8.1f} ml", f"bias {low:.2f} to {high:.2f}"])
