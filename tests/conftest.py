@@ -1,6 +1,7 @@
 """Strict JAX for every test: two CPU devices, no implicit dtype or rank promotion."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.slices.store import SliceStore, write_manifest, write_scan
 from strega_jax.tissue import TissueMap
 
+# One compilation of a program serves all tests that run it, those in subprocesses too.
+CACHE = tempfile.TemporaryDirectory(prefix="strega-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -19,6 +19,14 @@ SMALL = {"maps": (8, 16), "latent": 12}
 SIDE = 32
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """These networks are tiny: compiling them well would take far longer than running them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def slices(count: int = 4, channels: int = 1) -> Batch:
     """Axial slices of nested ellipsoids: bright shell, dark core, each slice of another height and contrast."""
     rng = np.random.default_rng(0)

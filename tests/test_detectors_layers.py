@@ -87,17 +87,39 @@ def test_norm_equals_flax_batch_norm_in_value_gradient_and_averages():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours, flax)
 
 
+class Single(nn.Module):
+    """One residual block."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layers.ResidualBlock(self.kind, name="block")(x, True)
+
+
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_residual_block_passes_its_input_through_when_its_branch_is_silent(kind: str):
     x = draw(0, 2, 6, 6, 8)
-    block = layers.ResidualBlock(kind)
-    variables = jax.jit(block.init, static_argnums=2)(jax.random.key(0), x, True)
-    last = max(variables["params"], key=lambda name: (name.startswith("Norm"), name))
-    silent = {**variables["params"], last: jax.tree.map(jnp.zeros_like, variables["params"][last])}
-    run = jax.jit(lambda variables: block.apply(variables, x, True, mutable=["batch_stats"])[0])
+    variables = layers.initialise(Single(kind), jax.random.key(0), (6, 6, 8))
+    block = variables["params"]["block"]
+    last = max(block, key=lambda name: (name.startswith("Norm"), name))
+    silent = {"block": {**block, last: jax.tree.map(jnp.zeros_like, block[last])}}
+    run = jax.jit(lambda variables: Single(kind).apply(variables, x, mutable=["batch_stats"])[0])
     y = run({**variables, "params": silent})
     np.testing.assert_allclose(y, np.where(x >= 0, x, 0.01 * x), rtol=1e-6)
     assert not np.allclose(run(variables), y)
+
+
+def test_initialise_draws_every_kernel_at_its_own_scale_and_by_the_key():
+    first, again, other = (layers.initialise(Single("basic"), jax.random.key(k), (6, 6, 16)) for k in (0, 0, 1))
+    kernels = [leaf for leaf in jax.tree.leaves(first["params"]) if leaf.ndim == 4]
+    assert len(kernels) == 2
+    for kernel in kernels:
+        np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 16)), rtol=0.1)
+        assert abs(kernel.mean()) < 0.01
+    assert not np.allclose(*kernels)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.allclose(kernels[0], next(leaf for leaf in jax.tree.leaves(other["params"]) if leaf.ndim == 4))
 
 
 def test_prelu_slope_starts_at_a_quarter_and_is_learned():

@@ -9,7 +9,17 @@ from strega_jax.config import build_dataclass
 from strega_jax.detectors.base import Detector
 from strega_jax.errors import ConfigError
 
-SHARED = ("base", "layers")  # modules of this package that are no method
+SHARED = (  # modules of this package that are no method
+    "base",
+    "checks",
+    "convolutional",
+    "filters",
+    "gaussian",
+    "layers",
+    "pyramid",
+    "residual",
+    "transformer",
+)
 
 
 def names() -> list[str]:

@@ -16,7 +16,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.augment.context import ContextEncoding, context_mask
 from strega_jax.detectors.base import Aux, Batch, Variables
-from strega_jax.detectors.layers import Activation, Conv, Norm, ResidualBlock, depth_to_space, space_to_depth
+from strega_jax.detectors.layers import (
+    Activation,
+    Conv,
+    Norm,
+    ResidualBlock,
+    depth_to_space,
+    initialise,
+    space_to_depth,
+)
 from strega_jax.errors import ConfigError
 
 HEAD_GRID = 8  # dense head: the map is halved until no side is longer than this, …
@@ -74,7 +82,7 @@ class CceVae:
             raise ConfigError(f"images of {h}×{w} pixels do not fit cce_vae: both sides must be multiples of {step}")
         if self.channel_weights and len(self.channel_weights) != c:
             raise ConfigError(f"model.channel_weights has {len(self.channel_weights)} values; the images, {c} channels")
-        return dict(self._network(image_shape).init(key, jnp.zeros((1, h, w, c))))
+        return initialise(self._network(image_shape), key, image_shape)
 
     def loss(self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array) -> tuple[Float[Array, ""], Aux]:
         """Eq. 14, averaged over the batch; metrics `kl`, `rec`, `rec_ce` (unweighted, reduced as `objective` says).
@@ -183,7 +191,9 @@ class Encoder(nn.Module):
             for _ in range(halvings(x.shape[1], x.shape[2])):
                 x = _Unit(s, s.maps[-1])(space_to_depth(x, 2), train)
             x = _Unit(s, HEAD_MAPS)(x, train)
-        moments = nn.Dense(2 * s.latent, dtype=jnp.float32)(x.reshape(x.shape[0], -1).astype(jnp.float32))
+        moments = nn.Dense(2 * s.latent, kernel_init=nn.initializers.zeros)(
+            x.reshape(x.shape[0], -1).astype(jnp.float32)
+        )
         mean, log_variance = jnp.split(moments, 2, axis=1)
         return mean, LOG_VARIANCE_LIMIT * jnp.tanh(log_variance / LOG_VARIANCE_LIMIT)
 
@@ -202,7 +212,9 @@ class Decoder(nn.Module):
         times = halvings(h, w) if s.head == "dense" else 0
         first = HEAD_MAPS if s.head == "dense" else s.maps[-1]
         h, w = h >> times, w >> times
-        x = nn.Dense(h * w * first, dtype=dtype)(z.astype(dtype)).reshape(-1, h, w, first)
+        x = nn.Dense(h * w * first, dtype=dtype, kernel_init=nn.initializers.zeros)(z.astype(dtype)).reshape(
+            -1, h, w, first
+        )
         x = _Unit(s, s.maps[-1])(x, train) if s.head == "dense" else x
         for _ in range(times):
             x = _Unit(s, s.maps[-1], up=2)(x, train)

@@ -1,11 +1,13 @@
 """Blocks that detectors are built from: NHWC, float32 parameters, computing in `dtype`."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 NORM_MOMENTUM = 0.9  # share of the running averages that a step keeps
 NORM_EPSILON = 1e-5
@@ -82,8 +84,32 @@ def _shifted(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b h w 
     return [jnp.stack([x[:, i : i + h, j : j + w] for j in range(size)], axis=3) for i in range(size)]
 
 
+def initialise(network: nn.Module, key: PRNGKeyArray, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """A network's variables for images of (h, w, c), its kernels drawn from one stream of normal numbers.
+
+    Standard deviations are √(2 / inputs) of a convolution (He et al. 2015) and √(1 / inputs) of a dense layer.
+    One draw, because XLA on CPU takes seconds to compile each random stream of another shape.
+    """
+    variables = jax.jit(lambda: network.init(jax.random.key(0), jnp.zeros((1, *image_shape))))()
+    leaves, tree = jax.tree.flatten_with_path(variables["params"])
+    kernels = [leaf for path, leaf in leaves if path[-1].key == "kernel"]
+    ends = np.cumsum([leaf.size for leaf in kernels])
+    pieces = iter(jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1]))
+
+    def fill(path: tuple[Any, ...], leaf: Array) -> Array:
+        if path[-1].key != "kernel":
+            return leaf
+        gain = 2.0 if leaf.ndim == 4 else 1.0
+        return next(pieces).reshape(leaf.shape) * math.sqrt(gain / math.prod(leaf.shape[:-1]))
+
+    return {**variables, "params": jax.tree.unflatten(tree, [fill(path, leaf) for path, leaf in leaves])}
+
+
 class Conv(nn.Module):
-    """`size` × `size` convolution (odd, stride 1, same size), He-normal; a bias unless a norm follows."""
+    """`size` × `size` convolution (odd, stride 1, same size); a bias unless a norm follows.
+
+    Its kernel starts at zero, as that of every layer here: `initialise` draws them.
+    """
 
     features: int
     size: int = 1
@@ -93,7 +119,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", nn.initializers.zeros, shape)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

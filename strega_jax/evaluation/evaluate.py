@@ -28,6 +28,7 @@ from strega_jax.inference.model import Model
 from strega_jax.inference.write import write_detection
 from strega_jax.scans.cohorts import Case, read_truth
 from strega_jax.scans.files import replacing
+from strega_jax.scans.geometry import check_truth_in_brain
 from strega_jax.scans.scan import Scan, read_scan
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def _evaluate_case(
     write_detection(output / "masks", case.name, detection, model.source)
     about = {"case": case.name, "cohort": case.cohort, "subject": case.subject, "contrast": case.contrast}
     brain = detection.slices.brain
+    check_truth_in_brain(truth, brain, str(case.mask))
     numbers, match = score_volume_and_lesions(detection.score, detection.mask, truth, brain, scan.spacing_mm)
     results.rows.append({**about, "method": model.about.run.detector, **numbers})
     results.matches.append(match)

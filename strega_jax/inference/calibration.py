@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from strega_jax.errors import CheckpointError
 from strega_jax.inference.model import Model
+from strega_jax.postprocess import healthy_thresholds
 from strega_jax.postprocess.smoothing import smooth_score
 from strega_jax.scans.files import write_json
 from strega_jax.slices.store import Entry, SliceStore
@@ -27,7 +28,6 @@ class Calibration:
 
     smooth_mm: float  # of the score map, as in postprocessing
     scans: int
-    voxels: int
     rates: tuple[float, ...]  # share of voxels above …
     thresholds: tuple[float, ...]  # … this score
 
@@ -47,10 +47,9 @@ def calibrate(model: Model, store: SliceStore, smooth_mm: float) -> Calibration:
     if not entries:
         log.warning("%s has no 'dev' split: calibrating on training scans, which flatters", store.path)
         entries = list(store.entries)
-    scores = [_scores(model, store, entry, smooth_mm) for entry in tqdm(entries, "calibrating", unit="scan")]
-    pooled = np.concatenate(scores)
-    thresholds = np.quantile(pooled, 1 - RATES)
-    return Calibration(smooth_mm, len(entries), len(pooled), tuple(RATES), tuple(map(float, thresholds)))
+    scores = (_scores(model, store, entry, smooth_mm) for entry in tqdm(entries, "calibrating", unit="scan"))
+    thresholds = healthy_thresholds(scores, RATES)
+    return Calibration(smooth_mm, len(entries), tuple(map(float, RATES)), tuple(map(float, thresholds)))
 
 
 def save_calibration(workdir: Path, calibration: Calibration) -> None:

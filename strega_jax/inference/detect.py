@@ -2,17 +2,39 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from strega_jax.config import Contrast, Postprocess
 from strega_jax.errors import CheckpointError
-from strega_jax.inference.calibration import Calibration
-from strega_jax.inference.model import Model
 from strega_jax.postprocess import mask_from_score
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
+
+if TYPE_CHECKING:  # an exported model runs where flax and orbax are not installed
+    from strega_jax.inference.calibration import Calibration
+
+
+class Scorer(Protocol):
+    """What scores slices: a `Model` from a checkpoint, or an `ExportedModel`."""
+
+    @property
+    def about(self) -> Any:
+        """`preprocess`, `normalisation` and `run` as the model was trained; see `training.checkpoints.About`."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The file or folder it was loaded from."""
+        ...
+
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
+    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
+        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +47,7 @@ class Detection:
         reconstruction: (k, h, w, c) float32, what it expected to see, as `slices.images`.
         score: (x, y, z) float32 anomaly score on the scan's canonical grid; 0 outside the brain.
         mask: (x, y, z) what is marked as anomalous.
+        uncertainty: (x, y, z) float32 standard deviation of the score over latent samples, if it was asked for.
     """
 
     scan: Scan
@@ -32,16 +55,18 @@ class Detection:
     reconstruction: Float[np.ndarray, "k h w c"]
     score: Float[np.ndarray, "x y z"]
     mask: Bool[np.ndarray, "x y z"]
+    uncertainty: Float[np.ndarray, "x y z"] | None = None
 
 
 def detect_scan(
-    model: Model,
+    model: Scorer,
     scan: Scan,
     settings: Postprocess,
-    calibration: Calibration | None = None,
+    calibration: "Calibration | None" = None,
     *,
     contrast: Contrast | None = None,
     fast_output: Path | None = None,
+    samples: int = 0,
 ) -> Detection:
     """Find what does not fit in one brain-extracted scan.
 
@@ -52,21 +77,41 @@ def detect_scan(
         calibration: healthy scores, for `settings.threshold == "healthy"`.
         contrast: MR contrast of this scan, where it is not the training contrast.
         fast_output: folder of an existing FAST result, for models trained on such.
+        samples: latent samples for `Detection.uncertainty`; 0: none is made.
 
     Raises:
         ScanError: the scan is not what the method needs.
         CheckpointError: the settings ask for a calibration that the checkpoint lacks.
+        ConfigError: the model has no latent distribution to sample.
     """
     slices = preprocess(scan, model.about.preprocess, contrast, fast_output)
+    return detect_slices(model, scan, slices, settings, calibration, samples=samples)
+
+
+def detect_slices(
+    model: Scorer,
+    scan: Scan,
+    slices: SliceVolume,
+    settings: Postprocess,
+    calibration: "Calibration | None" = None,
+    *,
+    samples: int = 0,
+) -> Detection:
+    """`detect_scan` for a scan that is preprocessed already."""
     scores, reconstruction = model.score(slices.images, slices.position)
     score = slices.back(scores)
     mask = mask_from_score(
         score, slices.brain, scan.spacing_mm, settings, healthy_threshold=healthy_value(settings, calibration)
     )
-    return Detection(scan, slices, reconstruction, score, mask)
+    uncertainty = None
+    if samples:
+        from strega_jax.inference.uncertainty import score_deviation
+
+        uncertainty = slices.back(score_deviation(model, slices.images, slices.position, samples))
+    return Detection(scan, slices, reconstruction, score, mask, uncertainty)
 
 
-def healthy_value(settings: Postprocess, calibration: Calibration | None) -> float | None:
+def healthy_value(settings: Postprocess, calibration: "Calibration | None") -> float | None:
     """The threshold that the settings take from healthy scans, if they do."""
     if settings.threshold != "healthy":
         return None

@@ -1,56 +1,90 @@
-"""A detection on disk: native-space mask and residual, and the components in numbers."""
+"""A detection on disk: native-space maps, and what was found in numbers."""
 
+import csv
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from strega_jax.inference.detect import Detection
-from strega_jax.postprocess import find_components, slice_boxes
-from strega_jax.scans.files import write_json
+from strega_jax.postprocess import Component, find_components, slice_boxes
+from strega_jax.scans.files import replacing, write_json
 from strega_jax.scans.scan import write_volume
 
 DISCLAIMER = "Research use only. Not a medical device."
+COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "peak_score", "mean_score", "voxels",
+           "x_first", "x_end", "y_first", "y_end", "z_first", "z_end")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """Paths of one detection's files."""
+    """Paths of one detection's files. `boxes` is written last: where it is, the others are complete."""
 
     mask: Path
     residual: Path
+    uncertainty: Path
+    components: Path
+    page: Path
     boxes: Path
 
 
 def output_paths(folder: Path, name: str) -> Written:
-    """Where `write_detection` puts a scan's files."""
+    """Where a scan's files go."""
     return Written(
-        folder / f"{name}_mask.nii.gz", folder / f"{name}_desc-residual.nii.gz", folder / f"{name}_boxes.json"
+        mask=folder / f"{name}_mask.nii.gz",
+        residual=folder / f"{name}_desc-residual.nii.gz",
+        uncertainty=folder / f"{name}_desc-uncertainty.nii.gz",
+        components=folder / f"{name}_components.csv",
+        page=folder / f"{name}.html",
+        boxes=folder / f"{name}_boxes.json",
     )
 
 
-def write_detection(folder: Path, name: str, detection: Detection, source: str) -> Written:
-    """Write mask, score map and boxes with the scan's own affine and shape; the boxes last.
+def write_detection(
+    folder: Path,
+    name: str,
+    detection: Detection,
+    source: str,
+    *,
+    record: Mapping[str, Any] | None = None,
+    paths: Written | None = None,
+) -> Written:
+    """Write mask, score map, uncertainty map (if there is one), component table and boxes; the boxes last.
+
+    Maps have the scan's own affine and shape.
 
     Args:
         folder: made if need be.
         name: stem of the files.
         detection: what was found.
         source: the checkpoint, for the record.
+        record: more fields for the boxes' JSON.
+        paths: where to write, instead of `output_paths(folder, name)`.
     """
+    paths = paths or output_paths(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = output_paths(folder, name)
     write_volume(paths.mask, detection.mask, detection.scan)
     write_volume(paths.residual, detection.score.astype(np.float32), detection.scan)
-    write_json(paths.boxes, summarise(detection, source))
+    if detection.uncertainty is not None:
+        write_volume(paths.uncertainty, detection.uncertainty.astype(np.float32), detection.scan)
+    components = components_of(detection)
+    _write_table(paths.components, components)
+    write_json(paths.boxes, summarise(detection, source, components) | dict(record or {}))
     return paths
 
 
-def summarise(detection: Detection, source: str) -> dict[str, Any]:
+def components_of(detection: Detection) -> list[Component]:
+    """The 3-D components of what is marked, largest first."""
+    scan = detection.scan
+    return find_components(detection.mask, detection.score, scan.affine, scan.spacing_mm)
+
+
+def summarise(detection: Detection, source: str, components: Sequence[Component] | None = None) -> dict[str, Any]:
     """Components with boxes, volumes and world centroids, and the 2-D boxes of each slice, for JSON."""
     scan = detection.scan
-    components = find_components(detection.mask, detection.score, scan.affine, scan.spacing_mm)
+    components = components_of(detection) if components is None else components
     return {
         "scan": scan.path.name,
         "checkpoint": source,
@@ -61,3 +95,15 @@ def summarise(detection: Detection, source: str) -> dict[str, Any]:
         "grid": "boxes count voxels of the scan in RAS order; centroids are scanner millimetres",
         "note": DISCLAIMER,
     }
+
+
+def _write_table(path: Path, components: Sequence[Component]) -> None:
+    """One line a component: place and size in scanner millimetres and in voxels of the scan in RAS order."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for c in components:
+            box = [edge for pair in zip(c.box_lo, c.box_hi, strict=True) for edge in pair]
+            centre = [f"{mm:.2f}" for mm in c.centroid_mm]
+            scores = [f"{c.peak_score:.6g}", f"{c.mean_score:.6g}"]
+            table.writerow([c.label, f"{c.volume_ml:.4f}", *centre, *scores, c.voxels, *box])

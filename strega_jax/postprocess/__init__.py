@@ -1,7 +1,7 @@
 """Score map → mask → boxes."""
 
 from strega_jax.postprocess.components import Component, SliceBox, find_components, slice_boxes
-from strega_jax.postprocess.healthy import healthy_threshold
+from strega_jax.postprocess.healthy import healthy_threshold, healthy_thresholds
 from strega_jax.postprocess.mask import bounding_box, mask_from_score
 from strega_jax.postprocess.otsu import otsu_thresholds
 
@@ -11,6 +11,7 @@ __all__ = [
     "bounding_box",
     "find_components",
     "healthy_threshold",
+    "healthy_thresholds",
     "mask_from_score",
     "otsu_thresholds",
     "slice_boxes",

@@ -1,6 +1,6 @@
 """A threshold from healthy scans at a chosen rate of false positives."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +13,21 @@ DROPPED_BITS = 10
 
 
 def healthy_threshold(scores: Iterable[Float[np.ndarray, "..."]], rate: float) -> float:
-    """The threshold above which at most a share `rate` of all healthy brain voxels lies.
+    """`healthy_thresholds` at one rate."""
+    return float(healthy_thresholds(scores, [rate])[0])
+
+
+def healthy_thresholds(
+    scores: Iterable[Float[np.ndarray, "..."]], rates: Sequence[float] | Float[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
+    """The thresholds above which at most the shares `rates` of all healthy brain voxels lie.
 
     Args:
         scores: for each healthy scan the scores inside its brain, any shape, ≥ 0; read once.
-        rate: target share of voxels strictly above the threshold, in (0, 1).
+        rates: target shares of voxels strictly above the thresholds, in (0, 1).
 
     Returns:
-        The threshold; at most 2^-13 of its value above the exact (1 − rate) quantile of the pooled voxels.
+        The thresholds; each at most 2^-13 of its value above the exact (1 − rate) quantile of the pooled voxels.
 
     Raises:
         ScanError: no voxels at all, or a score that is negative, NaN or infinite.
@@ -37,8 +44,8 @@ def healthy_threshold(scores: Iterable[Float[np.ndarray, "..."]], rate: float) -
     if total == 0:
         raise ScanError("no healthy voxels to take a threshold from; give healthy validation scans")
     above = total - np.cumsum(counts)
-    first = int(np.argmax(above <= rate * total))
+    first = np.array([np.argmax(above <= rate * total) for rate in rates])
     # The largest float of the bin: everything strictly above it lies in later bins. The first bin is zero itself
     # and the denormal numbers next to it.
-    pattern = ((first + 1) << DROPPED_BITS) - 1 if first else 0
-    return float(np.array(pattern, np.uint32).view(np.float32))
+    patterns = np.where(first > 0, ((first + 1) << DROPPED_BITS) - 1, 0).astype(np.uint32)
+    return patterns.view(np.float32).astype(np.float64)

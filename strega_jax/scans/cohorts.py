@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.layouts import CONTRASTS, LAYOUTS, Layout
 from strega_jax.scans.participants import Tables, participants
-from strega_jax.scans.scan import Scan, read_scan, same_grid
+from strega_jax.scans.scan import Scan, read_scan
 
 DEFAULT_FRACTIONS = {"train": 0.8, "dev": 0.1, "test": 0.1}
 # Of several label maps of one scan, the first of these that its path names is the truth.
@@ -93,11 +94,7 @@ def read_truth(case: Case, scan: Scan) -> Bool[np.ndarray, "x y z"]:
     if case.mask is None:
         return np.zeros(scan.data.shape, bool)
     label = read_scan(case.mask, allow_constant=True)
-    if not same_grid(label, scan):
-        raise ScanError(
-            f"{case.mask}: its voxel grid ({label.data.shape}, spacing {np.round(label.spacing_mm, 3)} mm) is not that "
-            f"of {case.image} ({scan.data.shape}, spacing {np.round(scan.spacing_mm, 3)} mm); resample the label first"
-        )
+    check_geometry(scan, label)
     return label.data > 0
 
 

@@ -33,6 +33,7 @@ def start_classes(
     """Class means and variances to start from, ascending: `rounds` of soft clustering from the percentiles.
 
     Class proportions play no part, nor do neighbours. Works on a fine histogram of the log intensities `y`.
+    Not finite where `y` has fewer kinds of intensity than classes.
     """
     low, high = float(y.min()), float(y.max())
     bins = ((y - np.float32(low)) * np.float32((START_BINS - 1) / (high - low))).astype(np.int32)
@@ -43,14 +44,16 @@ def start_classes(
     means = centre[np.searchsorted(cumulative, ranks)]
     posteriors = (np.abs(centre - means[:, None]).argmin(0) == np.arange(n_classes)[:, None]).astype(np.float64)
     variances = np.zeros(n_classes)
-    for _ in range(rounds):
-        weight = posteriors * count
-        total = weight.sum(1)
-        means = weight @ centre / total
-        variances = (weight * (centre - means[:, None]) ** 2).sum(1) / total
-        logits = -0.5 * ((centre - means[:, None]) ** 2 / variances[:, None] + np.log(variances)[:, None])
-        posteriors = np.exp(logits - logits.max(0))
-        posteriors /= posteriors.sum(0)
+    # A class that no intensity falls into ends as NaN: the caller's to refuse.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(rounds):
+            weight = posteriors * count
+            total = weight.sum(1)
+            means = weight @ centre / total
+            variances = (weight * (centre - means[:, None]) ** 2).sum(1) / total
+            logits = -0.5 * ((centre - means[:, None]) ** 2 / variances[:, None] + np.log(variances)[:, None])
+            posteriors = np.exp(logits - logits.max(0))
+            posteriors /= posteriors.sum(0)
     return means.astype(np.float32), variances.astype(np.float32)
 
 

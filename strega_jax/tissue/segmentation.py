@@ -185,6 +185,30 @@ class _Fields(NamedTuple):
 _State = tuple[hmrf.Volumes, Array, Array, Array]  # posteriors, means, variances, log bias
 
 
+class _Round(NamedTuple):
+    """What one round does; arrays of rounds, so that one compiled body serves all."""
+
+    beta: Array
+    sweeps: Array
+    bias: Array  # renew the bias field after the sweeps
+    statistics: Array  # renew means and variances after that
+    linear: Array  # on restored intensities instead of their logarithm
+
+
+def _rounds(schedule: Schedule) -> _Round:
+    """The schedule in order: bias alone, rounds with bias, final rounds; the first of these has the weak field."""
+    n_bias, n_final = schedule.bias_rounds, schedule.final_rounds
+    first = [(0.0, 0, True, False, False)]
+    with_bias = [(schedule.beta_bias, schedule.sweeps, True, True, False)] * n_bias
+    # Statistics alone, where the scale of the intensities changes.
+    change = [(0.0, 0, False, True, True)] * schedule.linear_final
+    betas = [schedule.beta_bias] + [schedule.beta_final] * (n_final - 1)
+    final = [(beta, schedule.sweeps, False, True, schedule.linear_final) for beta in betas]
+    columns = zip(*(first + with_bias + change + final), strict=True)
+    kinds = (np.float32, np.int32, bool, bool, bool)
+    return _Round(*(jnp.asarray(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+
+
 @functools.partial(jax.jit, static_argnames=("schedule", "bright_fluid"))
 def _expectation_maximisation(
     image: Float[Array, "x y z"],
@@ -203,49 +227,44 @@ def _expectation_maximisation(
     y = jnp.where(mask, log_image - centre, jnp.float32(0))
     means = means - centre
     reach = hmrf.neighbour_sum(inside, weights)
-    p = hmrf.posteriors(y, mask, means, variances)
-    bias = bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
 
-    def sweeps(p: hmrf.Volumes, restored: Array, means: Array, variances: Array, beta: Array) -> hmrf.Volumes:
-        def sweep(_: Array, p: hmrf.Volumes) -> hmrf.Volumes:
-            return hmrf.sweep(p, restored, mask, reach, means, variances, weights, beta)
+    def relative(bias: Array) -> tuple[Array, Array]:
+        """Restored intensities over their mean, minus 1, and that mean."""
+        restored = jnp.where(mask, jnp.exp(y - bias + centre), jnp.float32(0))
+        scale = restored.sum() / n_voxels
+        return jnp.where(mask, restored / scale - 1.0, jnp.float32(0)), scale
 
-        return jax.lax.fori_loop(0, schedule.sweeps, sweep, p)
+    def values(bias: Array, linear: Array) -> Array:
+        return jax.lax.cond(linear, lambda: relative(bias)[0], lambda: y - bias)
 
-    def bias_round(state: _State, beta: Array) -> tuple[_State, None]:
+    def one_round(state: _State, step: _Round) -> tuple[_State, None]:
         p, means, variances, bias = state
-        p = sweeps(p, y - bias, means, variances, beta)
-        if schedule.boost_bias:
-            bias = bias + bias_field.estimate_bias(p, y - bias, mask, means, variances, smoothers)
-        else:
-            bias = bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
-        means, variances = hmrf.class_statistics(p, y - bias, inside)
+        data = values(bias, step.linear)
+
+        def sweep(_: Array, p: hmrf.Volumes) -> hmrf.Volumes:
+            return hmrf.sweep(p, data, mask, reach, means, variances, weights, step.beta)
+
+        def renewed() -> Array:
+            if schedule.boost_bias:
+                return bias + bias_field.estimate_bias(p, y - bias, mask, means, variances, smoothers)
+            return bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
+
+        p = jax.lax.fori_loop(0, step.sweeps, sweep, p)
+        bias = jax.lax.cond(step.bias, renewed, lambda: bias)
+        fresh = hmrf.class_statistics(p, values(bias, step.linear), inside)
+        means, variances = (
+            jnp.where(step.statistics, new, old) for new, old in zip(fresh, (means, variances), strict=True)
+        )
         return (p, means, variances, bias), None
 
-    state = (p, means, variances, bias)
-    bias_betas = jnp.full(schedule.bias_rounds, schedule.beta_bias, jnp.float32)
-    final_betas = np.full(schedule.final_rounds, schedule.beta_final, np.float32)
-    final_betas[0] = schedule.beta_bias
-    state, _ = jax.lax.scan(bias_round, state, bias_betas)
-    p, means, variances, bias = state
-    restored = jnp.where(mask, jnp.exp(y - bias + centre), jnp.float32(0))
-    scale = restored.sum() / n_voxels
-    relative = jnp.where(mask, restored / scale - 1.0, jnp.float32(0))
-    final = relative if schedule.linear_final else y - bias
-    if schedule.linear_final:
-        means, variances = hmrf.class_statistics(p, final, inside)
-
-    def final_round(state: tuple[hmrf.Volumes, Array, Array], beta: Array) -> tuple[tuple, None]:
-        p, means, variances = state
-        p = sweeps(p, final, means, variances, beta)
-        return (p, *hmrf.class_statistics(p, final, inside)), None
-
-    (p, means, variances), _ = jax.lax.scan(final_round, (p, means, variances), jnp.asarray(final_betas))
+    start = (hmrf.posteriors(y, mask, means, variances), means, variances, jnp.zeros_like(y))
+    (p, means, variances, bias), _ = jax.lax.scan(one_round, start, _rounds(schedule))
+    data, scale = relative(bias)
     rank = jnp.argsort(means, descending=bright_fluid)
-    means, variances = hmrf.class_statistics(p, relative, inside)
-    low, high = relative.min(), relative.max()
+    means, variances = hmrf.class_statistics(p, data, inside)
+    low, high = data.min(), data.max()
     grid = jnp.linspace(low, high, mixel.TABLE_SIZE, dtype=jnp.float32)
-    bins = jnp.round((relative - low) * ((mixel.TABLE_SIZE - 1) / (high - low)))
+    bins = jnp.round((data - low) * ((mixel.TABLE_SIZE - 1) / (high - low)))
     return _Fields(
         seg=_labels(p, mask, rank),
         bias=jnp.exp(bias),

@@ -54,7 +54,7 @@ def make_train_step(
         average = state.average
         if average is not None:
             average = optax.incremental_update(params, average, 1.0 - run.optimiser.ema_decay)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         following = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
             step=state.step + 1, params=params, mutable=mutable, opt_state=opt_state, average=average
         )

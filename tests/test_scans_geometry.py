@@ -9,7 +9,7 @@ import pytest
 
 from strega_jax.errors import ScanError
 from strega_jax.evaluation.calibration import healthy_burden, realised_rates, threshold_at_burden
-from strega_jax.evaluation.geometry import check_geometry, check_truth_in_brain
+from strega_jax.scans.geometry import check_geometry, check_truth_in_brain
 from strega_jax.scans.scan import Scan, read_scan
 
 

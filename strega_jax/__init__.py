@@ -1,0 +1,24 @@
+"""Unsupervised anomaly detection in brain MRI.
+
+    import strega_jax
+    result = strega_jax.detect("scan.nii.gz", checkpoint="runs/ixi")
+
+Everything else is a module of its own; `python -m strega_jax.train --help` and `python -m strega_jax.predict --help`
+say how to run them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from strega_jax.inference.api import Result, detect
+
+__all__ = ["Result", "detect"]
+
+
+def __getattr__(name: str) -> Any:
+    # JAX takes seconds to import: only who detects pays for it.
+    if name in __all__:
+        from strega_jax.inference import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,91 @@
+"""Detection from Python: one call, arrays on the file's own grid."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from strega_jax.config import Contrast, Postprocess, build_dataclass
+from strega_jax.inference.detect import detect_scan
+from strega_jax.inference.open import Opened, open_model
+from strega_jax.inference.quality import Flag, reference_flags, scan_flags
+from strega_jax.inference.write import components_of
+from strega_jax.postprocess import Component
+from strega_jax.scans.scan import read_scan
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was found in one scan, on the grid of its file.
+
+    Attributes:
+        mask: (i, j, k) what is marked as anomalous.
+        score: (i, j, k) float32 anomaly score ≥ 0, 0 outside the brain.
+        uncertainty: (i, j, k) float32 standard deviation of the score over latent samples, or None.
+        affine: (4, 4) float64, voxel index → scanner millimetres (RAS+); the file's own.
+        components: 3-D components of the mask, largest first; their boxes count voxels in RAS order.
+        anomaly_ml, brain_ml: volume marked, and volume of the brain.
+        flags: doubts that the input checks raised; empty where there are none.
+        compared_with_training: whether the checks could compare the scan with the training cohort.
+    """
+
+    mask: Bool[np.ndarray, "i j k"]
+    score: Float[np.ndarray, "i j k"]
+    uncertainty: Float[np.ndarray, "i j k"] | None
+    affine: Float[np.ndarray, "4 4"]
+    components: tuple[Component, ...]
+    anomaly_ml: float
+    brain_ml: float
+    flags: tuple[Flag, ...]
+    compared_with_training: bool
+
+
+def detect(
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | Opened,
+    *,
+    contrast: Contrast | None = None,
+    postprocess: Mapping[str, Any] | None = None,
+    samples: int = 0,
+) -> Result:
+    """Find what does not fit in one brain-extracted scan.
+
+    Args:
+        path: NIfTI file, or the folder of one DICOM series.
+        checkpoint: workdir of a training run, one of its checkpoints, a file made by `strega_jax.export`, or what
+            `strega_jax.inference.open.open_model` made of one, which saves loading it again for every scan.
+        contrast: MR contrast of the scan; default: the training contrast.
+        postprocess: settings that replace the checkpoint's, e.g. `{"threshold": "fixed", "value": 0.4}`.
+        samples: latent samples for `Result.uncertainty`; 0: none is made.
+
+    Raises:
+        StregaError: the scan, the checkpoint or a setting is not what it must be; the text says what to do.
+    """
+    opened = checkpoint if isinstance(checkpoint, Opened) else open_model(checkpoint)
+    about = opened.model.about
+    fields = dataclasses.asdict(about.run.postprocess) | dict(postprocess or {})
+    settings = build_dataclass(Postprocess, fields, "postprocess")
+    if Path(path).is_dir():
+        from strega_jax.scans.dicom import one_series, read_series
+
+        scan = read_series(one_series(Path(path)))
+    else:
+        scan = read_scan(path)
+    found = detect_scan(opened.model, scan, settings, opened.calibration, contrast=contrast, samples=samples)
+    flags = scan_flags(scan, found.slices, contrast or about.preprocess.contrast)
+    flags += reference_flags(found, opened.reference)
+    return Result(
+        mask=scan.to_native(found.mask),
+        score=scan.to_native(found.score),
+        uncertainty=None if found.uncertainty is None else scan.to_native(found.uncertainty),
+        affine=scan.native_affine,
+        components=tuple(components_of(found)),
+        anomaly_ml=float(found.mask.sum() * scan.voxel_ml),
+        brain_ml=float(found.slices.brain.sum() * scan.voxel_ml),
+        flags=tuple(flags),
+        compared_with_training=opened.reference is not None,
+    )

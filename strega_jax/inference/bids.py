@@ -1,0 +1,59 @@
+"""Results as BIDS derivatives: names, folders and the description of the data set."""
+
+import re
+from pathlib import Path
+
+from strega_jax.inference.write import Written
+from strega_jax.scans.cohorts import Case
+from strega_jax.scans.files import replacing, write_json
+
+BIDS_VERSION = "1.10.0"
+SUFFIX = {"T1w": "T1w", "T1ce": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "PD": "PDw"}
+# What BIDS has no name for: pages, component tables and boxes.
+IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
+
+
+def derivative_paths(output: Path, case: Case) -> Written:
+    """Where the results of a BIDS scan go: beside one another in `sub-…/[ses-…/]anat`."""
+    suffix = SUFFIX.get(case.contrast, "T1w")
+    entities = re.findall(r"(?:^|_)((?!sub-|ses-|desc-)[A-Za-z]+-[A-Za-z0-9]+)(?=_)", f"{case.name}_")
+    if case.contrast == "T1ce":
+        entities.append("ce-gadolinium")
+    entities.sort(key=lambda entity: _ORDER.index(key) if (key := entity.split("-")[0]) in _ORDER else len(_ORDER))
+    stem = "_".join(part for part in (case.subject, case.session, *entities) if part)
+    folder = output / case.subject / case.session / "anat"
+    return Written(
+        # Several contrasts of one subject may share all entities: the label tells them apart.
+        mask=folder / f"{stem}_desc-anomaly{suffix}_mask.nii.gz",
+        residual=folder / f"{stem}_desc-residual_{suffix}.nii.gz",
+        uncertainty=folder / f"{stem}_desc-uncertainty_{suffix}.nii.gz",
+        components=folder / f"{stem}_{suffix}_components.csv",
+        page=folder / f"{stem}_{suffix}.html",
+        boxes=folder / f"{stem}_{suffix}_boxes.json",
+    )
+
+
+_ORDER = ("task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "part", "space", "res")
+
+
+def describe_data_set(output: Path) -> None:
+    """Write `dataset_description.json`, `README` and `.bidsignore`, which make the folder a BIDS derivative."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(
+        output / "dataset_description.json",
+        {
+            "Name": "Anomalies marked by StRegA-JAX",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "License": "as the source data",
+            "GeneratedBy": [{"Name": "strega-jax", "Description": "unsupervised anomaly detection in brain MRI"}],
+        },
+    )
+    text = {
+        "README": "Anomalies that an unsupervised model marked in brain MRI, unconfirmed. Masks and score maps lie on "
+        "the grid of the scan that they are named after. Research use only: not a medical device.\n",
+        ".bidsignore": IGNORED,
+    }
+    for name, content in text.items():
+        with replacing(output / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")

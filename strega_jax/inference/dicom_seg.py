@@ -1,0 +1,70 @@
+"""A mask as a DICOM segmentation beside the series that it was made from. Needs highdicom."""
+
+from pathlib import Path
+
+import numpy as np
+
+from strega_jax.errors import ScanError
+from strega_jax.inference.detect import Detection
+from strega_jax.inference.write import DISCLAIMER
+from strega_jax.scans.dicom import Series, sort_slices
+from strega_jax.scans.files import replacing
+
+MODEL = "strega-jax"
+
+
+def write_segmentation(path: Path, detection: Detection, series: Series, source: str) -> None:
+    """Write the mask as one binary segment on the frames of the series.
+
+    Args:
+        path: the file.
+        detection: of the series' scan.
+        series: what the scan was read from; its patient and study are taken over.
+        source: the checkpoint, for the record.
+
+    Raises:
+        ScanError: highdicom is not installed, or the series lacks what a segmentation must name.
+    """
+    try:
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+        from pydicom.uid import generate_uid
+    except ImportError as error:
+        raise ScanError("--dicom_seg needs highdicom: pip install 'strega-jax[dicom]'") from error
+    slices = [data for _, data in sort_slices(series)]
+    # Columns, rows, slices → frames of rows × columns.
+    frames = detection.scan.to_native(detection.mask).transpose(2, 1, 0).astype(np.uint8)
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=MODEL, family=codes.DCM.ArtificialIntelligence, version="1", parameters={"checkpoint": Path(source).name}
+    )
+    segment = hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="anomaly",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.AbnormalTissue if hasattr(codes.SCT, "AbnormalTissue") else codes.SCT.Lesion,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
+    entropy = [str(slices[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
+    try:
+        dataset = hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=frames,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[segment],
+            series_instance_uid=generate_uid(entropy_srcs=[*entropy, "series"]),
+            series_number=9000,
+            sop_instance_uid=generate_uid(entropy_srcs=[*entropy, "instance"]),
+            instance_number=1,
+            manufacturer=MODEL,
+            manufacturer_model_name=MODEL,
+            software_versions="1",
+            device_serial_number="0",
+            omit_empty_frames=False,  # an empty mask is a result too
+            series_description=DISCLAIMER,
+        )
+    except Exception as error:  # attributes that the series lacks raise errors of many types
+        raise ScanError(f"{series.folder}: no DICOM SEG can be made of it ({error})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        dataset.save_as(temporary)

@@ -1,0 +1,66 @@
+"""All scans of one output folder on one page and in one table, most anomaly first."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from strega_jax.inference.page import NOTE, write_html
+from strega_jax.scans.files import write_tsv
+
+PAGE, TABLE = "group.html", "group.tsv"
+COLUMNS = ("name", "anomaly_ml", "brain_ml", "components", "largest_ml", "flags")
+
+
+def write_group(folder: Path) -> int:
+    """Read every complete result below `folder`; write `group.html` and `group.tsv`. How many there are."""
+    rows = []
+    for boxes in sorted(folder.rglob("*_boxes.json")):
+        try:
+            rows.append(_row(folder, boxes, json.loads(boxes.read_text(encoding="utf-8"))))
+        except (ValueError, KeyError, TypeError):
+            continue  # another program's file of that name
+    rows.sort(key=lambda row: (-float(row["anomaly_ml"]), row["name"]))
+    if rows:
+        write_tsv(folder / TABLE, [{name: row[name] for name in COLUMNS} for row in rows])
+        write_html(folder / PAGE, f"{len(rows)} scans", _sections(rows), ("sort.js",))
+    return len(rows)
+
+
+def _row(folder: Path, boxes: Path, summary: dict[str, Any]) -> dict[str, str]:
+    volumes = [component["volume_ml"] for component in summary["components"]]
+    page = boxes.with_name(str(summary["page"])) if summary.get("page") else None
+    return {
+        "name": str(summary.get("name", boxes.name.removesuffix("_boxes.json"))),
+        "anomaly_ml": f"{summary['anomaly_ml']:.3f}",
+        "brain_ml": f"{summary['brain_ml']:.1f}",
+        "components": str(len(volumes)),
+        "largest_ml": f"{max(volumes, default=0.0):.3f}",
+        "flags": "; ".join(f"{flag['check']}: {flag['reason']}" for flag in summary.get("flags", [])).replace(
+            "\t", " "
+        ),
+        "page": page.relative_to(folder).as_posix() if page and page.is_file() else "",
+    }
+
+
+def _sections(rows: list[dict[str, str]]) -> list[str]:
+    head = "".join(f'<th class="sorts">{name.replace("_ml", ", ml")}</th>' for name in COLUMNS)
+    body = []
+    for row in rows:
+        cells = []
+        for name in COLUMNS:
+            value = html.escape(row[name], quote=True)
+            shown = (
+                f'<a href="{html.escape(row["page"], quote=True)}">{value}</a>'
+                if name == "name" and row["page"]
+                else value
+            )
+            kind = ' class="words"' if name == "flags" else ""
+            cells.append(f'<td{kind} data-value="{value}">{shown or "–"}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return [
+        f"<h1>{len(rows)} scans</h1>",
+        f'<p class="note">{html.escape(NOTE)}</p>',
+        "<p>Most anomaly first; click a heading to sort, a name to open its page.</p>",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>",
+    ]

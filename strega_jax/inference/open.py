@@ -1,0 +1,59 @@
+"""Whatever a user calls a model — workdir, checkpoint, exported file — ready to detect with."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strega_jax.inference.detect import Scorer
+from strega_jax.inference.reference import Reference, load_reference
+
+if TYPE_CHECKING:
+    from strega_jax.inference.calibration import Calibration
+
+EXPORTED = ".zip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A model, what healthy brains score with it, and what its training cohort looked like."""
+
+    model: Scorer
+    calibration: "Calibration | None"
+    reference: Reference | None
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader should know of the model: name → value."""
+        about = self.model.about
+        told = {
+            "checkpoint": self.model.source,
+            "detector": about.run.detector,
+            "trained on": f"{about.training_scans} scans, {about.training_slices} slices, of healthy brains",
+            "training contrast": about.preprocess.contrast,
+            "slices show": about.preprocess.representation,
+            "slice grid": f"{about.preprocess.grid}, {about.preprocess.size}×{about.preprocess.size} pixels",
+        }
+        if self.reference is not None:
+            for name, spread in self.reference.numbers.items():
+                told[f"training {name}"] = f"{spread.mean:.3g} ± {spread.std:.2g}"
+        else:
+            told["training cohort"] = "not described: scans could not be compared with it"
+        return told
+
+
+def open_model(path: str | os.PathLike[str]) -> Opened:
+    """Load a workdir's newest checkpoint, the checkpoint named, or a file made by `strega_jax.export`.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of another version.
+    """
+    if Path(path).suffix == EXPORTED:
+        from strega_jax.inference.exported import load_exported
+
+        return load_exported(Path(path))
+    # An exported model runs where what these import is not installed.
+    from strega_jax.inference.calibration import load_calibration
+    from strega_jax.inference.model import load_model
+
+    model = load_model(os.fspath(path))
+    return Opened(model, load_calibration(path), load_reference(path))

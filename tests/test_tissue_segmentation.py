@@ -1,0 +1,232 @@
+"""Whole segmentations: real FAST's output, a phantom of the MNI152 tissue maps, invariances, refused input."""
+
+import dataclasses
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn import datasets
+from scipy import ndimage
+
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.scan import read_scan
+from strega_jax.tissue import TissueMap, read_external, segment
+from strega_jax.tissue.files import file_raster, write_fast
+
+SPACING = (2.0, 2.0, 2.0)
+LABELS = ("seg", "pveseg", "mixeltype")
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    """T1-like image on the MNI152 tissue maps with 3 % noise and a 20 % bias field, its true fractions, its bias."""
+    gm = np.asarray(datasets.load_mni152_gm_template(resolution=2).dataobj)
+    wm = np.asarray(datasets.load_mni152_wm_template(resolution=2).dataobj)
+    brain = np.asarray(datasets.load_mni152_brain_mask(resolution=2).dataobj) > 0
+    # The maps are blurred averages: fluid is what neither claims well, and edges are as sharp as one voxel.
+    tissue = np.stack([2 * (1 - gm - wm), gm, wm], axis=-1).argmax(-1)
+    truth = np.stack([ndimage.gaussian_filter((tissue == c) * 1.0, 0.4) for c in range(3)], axis=-1)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in brain.shape], indexing="ij"))
+    bias = np.exp(0.1 * grid[0] - 0.06 * grid[1] * grid[2] + 0.05 * grid[2] ** 2)
+    noise = 90 * np.random.default_rng(0).normal(size=brain.shape)
+    image = np.maximum(truth @ np.array([1000.0, 2100.0, 3000.0]) * bias + noise, 1) * brain
+    return image.astype(np.float32), truth * brain[..., None], np.where(brain, bias, 1)
+
+
+@pytest.fixture(scope="module")
+def segmented(phantom):
+    return {preset: segment(phantom[0], SPACING, preset=preset) for preset in ("fsl", "robust")}
+
+
+def _dice(labels, truth):
+    return [2 * ((labels == c) & (truth == c)).sum() / ((labels == c).sum() + (truth == c).sum()) for c in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("preset", ["fsl", "robust"])
+def test_phantom_tissues_and_bias_are_recovered(phantom, segmented, preset):
+    image, truth, bias = phantom
+    brain, tissue = image > 0, segmented[preset]
+    labels = np.where(brain, truth.argmax(-1) + 1, 0)
+    assert min(_dice(tissue.pveseg, labels)) > 0.9
+    error = np.log(tissue.bias / bias)[brain]
+    assert error.std() < {"fsl": 0.02, "robust": 0.015}[preset]
+    assert error.std() < 0.5 * np.log(bias[brain]).std()
+    np.testing.assert_allclose(tissue.restored, np.where(brain, image / tissue.bias, 0), rtol=1e-4)
+
+
+def test_output_is_consistent(phantom, segmented):
+    tissue, brain = segmented["fsl"], phantom[0] > 0
+    assert all(((getattr(tissue, name) > 0) == brain).all() for name in ("seg", "pveseg"))
+    np.testing.assert_allclose(tissue.pve.sum(-1), brain, atol=1e-6)
+    assert (
+        tissue.pve.max(-1) == np.take_along_axis(tissue.pve, tissue.pveseg[..., None] - (brain[..., None]), -1)[..., 0]
+    ).all()
+    assert set(np.unique(tissue.mixeltype)) <= set(range(6))
+    assert (np.diff(tissue.means) > 0).all()
+    assert tissue.pve.dtype == tissue.bias.dtype == tissue.restored.dtype == np.float32
+
+
+def test_t2_contrast_numbers_the_brightest_class_first(phantom):
+    image, truth, _ = phantom
+    brain = image > 0
+    inverted = np.where(brain, 4200 - image, 0).astype(np.float32)
+    tissue = segment(inverted, SPACING, contrast="T2w")
+    assert min(_dice(tissue.pveseg, np.where(brain, truth.argmax(-1) + 1, 0))) > 0.85
+    assert (np.diff(tissue.means) < 0).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_other_numbers_of_classes(phantom, n_classes):
+    tissue = segment(phantom[0], SPACING, n_classes=n_classes)
+    assert tissue.pve.shape[-1] == tissue.means.size == tissue.seg.max() == n_classes
+    np.testing.assert_allclose(tissue.pve.sum(-1), phantom[0] > 0, atol=1e-6)
+    assert tissue.mixeltype.max() == n_classes + n_classes * (n_classes - 1) // 2 - 1
+
+
+def test_padding_changes_nothing(phantom, segmented):
+    padded = segment(np.pad(phantom[0], ((3, 9), (40, 0), (0, 5))), SPACING)
+    inner = tuple(slice(a, a + n) for a, n in zip((3, 40, 0), phantom[0].shape, strict=True))
+    for name in (*LABELS, "pve"):
+        np.testing.assert_array_equal(getattr(padded, name)[inner], getattr(segmented["fsl"], name))
+
+
+def test_permuting_and_flipping_the_array_changes_no_label(phantom, segmented):
+    """With the raster turned as well, all labels agree but for rounding; `seg` does not even need that."""
+    turned = np.ascontiguousarray(phantom[0].transpose(2, 0, 1)[:, ::-1])
+    for raster, names in (
+        (((1, True), (2, False), (0, False)), LABELS),
+        (((0, False), (1, False), (2, False)), ("seg",)),
+    ):
+        tissue = segment(turned, SPACING, raster=raster)
+        for name in names:
+            back = getattr(tissue, name)[:, ::-1].transpose(1, 2, 0)
+            assert (back != getattr(segmented["fsl"], name)).sum() <= 20, (raster, name)
+
+
+def test_scaling_changes_almost_nothing(phantom, segmented):
+    """log(I + 1) is not quite a logarithm: a factor is not quite an offset."""
+    tissue, brain = segment(10 * phantom[0], SPACING), phantom[0] > 0
+    assert (tissue.seg == segmented["fsl"].seg)[brain].mean() > 0.999
+    assert (tissue.pveseg == segmented["fsl"].pveseg)[brain].mean() > 0.999
+
+
+def test_unit_scaled_and_z_scored_images_give_the_same_tissues(phantom, segmented, caplog):
+    image, brain = phantom[0], phantom[0] > 0
+    with caplog.at_level(logging.WARNING):
+        unit = segment(image / image.max(), SPACING)
+    assert "multiplied by" in caplog.text
+    z = np.where(brain, (image - image[brain].mean()) / image[brain].std(), 0).astype(np.float32)
+    for tissue in (unit, segment(z, SPACING), segment(np.where(brain, z, -9).astype(np.float32), SPACING)):
+        assert ((tissue.seg > 0) == brain).all()
+        assert min(_dice(tissue.pveseg, segmented["fsl"].pveseg)) > 0.93
+
+
+def test_mask_selects_the_brain(phantom, segmented):
+    image = phantom[0]
+    head = np.where(image > 0, image, 500.0 + 100 * np.random.default_rng(1).random(image.shape)).astype(np.float32)
+    with pytest.raises(ScanError, match=r"not look brain-extracted.*--mask.*--assume_stripped"):
+        segment(head, SPACING)
+    tissue = segment(head, SPACING, mask=image > 0)
+    np.testing.assert_array_equal(tissue.seg, segmented["fsl"].seg)
+
+
+def test_large_foreground_is_refused_unless_vouched_for():
+    image = np.zeros((96, 96, 96), np.float32)
+    image[10:-10, 10:-10, 10:-10] = 100 * (1 + np.random.default_rng(0).integers(3, size=(76, 76, 76)))
+    image[10:-10, 10:-10, 10:-10] += np.random.default_rng(1).normal(size=(76, 76, 76)) * 9
+    with pytest.raises(ScanError, match="3512 ml"):
+        segment(image, SPACING)
+    assert segment(image, SPACING, assume_stripped=True).seg.max() == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: np.where(x > 2500, np.nan, x), "NaN"),
+        (lambda x: np.where(x > 0, 700, 0), "every brain voxel is 700"),
+        (lambda x: np.where(x > 0, 100 + 100 * (x > 2000), 0), "fewer than 3 kinds"),
+        (lambda x: 0 * x, "no voxel is brain"),
+    ],
+)
+def test_unusable_images_are_refused(phantom, spoil, message):
+    with pytest.raises(ScanError, match=message):
+        segment(np.asarray(spoil(phantom[0]), np.float32), SPACING)
+
+
+def test_unknown_settings_and_wrong_masks_are_refused(phantom):
+    image = phantom[0]
+    for settings in ({"contrast": "CT"}, {"preset": "fast"}, {"n_classes": 5}):
+        with pytest.raises(ConfigError, match="is one of"):
+            segment(image, SPACING, **settings)
+    with pytest.raises(ScanError, match="shape"):
+        segment(image, SPACING, mask=np.ones((2, 2, 2), bool))
+    with pytest.raises(ScanError, match="no voxel"):
+        segment(image, SPACING, mask=image < 0)
+
+
+def test_thick_slices_are_remarked_on(phantom, caplog):
+    with caplog.at_level(logging.WARNING):
+        segment(phantom[0][:, :, ::4], (2.0, 2.0, 8.0))
+    assert "8 mm" in caplog.text
+
+
+def test_thick_slices_keep_the_volumes(phantom, segmented):
+    """Slices of 4 mm made by averaging pairs: class volumes within 2 % of the brain."""
+    image = phantom[0][:, :, : phantom[0].shape[2] // 2 * 2]
+    pairs = image.reshape(*image.shape[:2], -1, 2)
+    full = (pairs > 0).all(-1)
+    tissue = segment(np.where(full, pairs.mean(-1), 0).astype(np.float32), (2.0, 2.0, 4.0))
+    share = tissue.pve[full].mean(0)
+    fine = segmented["fsl"].pve[:, :, : image.shape[2]].reshape(*pairs.shape, 3)[full].mean((0, 1))
+    np.testing.assert_allclose(share, fine, atol=0.02)
+
+
+def test_written_result_is_read_back_as_external(phantom, segmented, tmp_path):
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    affine[0, 3] = 2.0 * (phantom[0].shape[0] - 1)
+    nib.save(nib.Nifti1Image(phantom[0][::-1], affine), tmp_path / "sub-01_T1w.nii.gz")
+    scan = read_scan(tmp_path / "sub-01_T1w.nii.gz")
+    tissue = segmented["fsl"]
+    write_fast(tmp_path / "fast", tissue, scan)
+    for source in (tmp_path / "fast", tmp_path / "fast" / "sub-01_T1w"):
+        back = read_external(source, scan)
+        for field in dataclasses.fields(TissueMap):
+            if field.name not in ("means", "variances"):
+                np.testing.assert_allclose(getattr(back, field.name), getattr(tissue, field.name), rtol=1e-4)
+    (tmp_path / "fast" / "sub-01_T1w_mixeltype.nii.gz").unlink()
+    types = read_external(tmp_path / "fast", scan).mixeltype
+    pure = tissue.pve.max(-1) == 1
+    np.testing.assert_array_equal(types[~pure], tissue.mixeltype[~pure])
+    (tmp_path / "fast" / "sub-01_T1w_pve_1.nii.gz").unlink()
+    with pytest.raises(ScanError, match="pve_1"):
+        read_external(tmp_path / "fast", scan)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScanError, match="no FAST output"):
+        read_external(tmp_path / "empty", scan)
+
+
+@pytest.mark.data
+def test_agrees_with_what_fast_wrote(test_data):
+    scan = read_scan(test_data / "tissue" / "fast_mni2mm.nii.gz")
+    fast = read_external(test_data / "tissue" / "fast_mni2mm", scan)
+    tissue = segment(scan.data, scan.spacing_mm, raster=file_raster(scan))
+    brain = scan.data > 0
+    for name, bar in zip(LABELS, (0.9995, 0.999, 0.999), strict=True):
+        assert (getattr(tissue, name) == getattr(fast, name))[brain].mean() >= bar, name
+    assert np.abs(tissue.pve - fast.pve)[brain].mean(0).max() <= 1e-3
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "contrast", "preset", "output", "bar"),
+    [
+        ("colt1_pn9_rf20", "T1w", "robust", "seg", 0.945),
+        ("colt2_pn3_rf20", "T2w", "fsl", "pveseg", 0.96),
+    ],
+)
+def test_phantoms_with_known_tissue(test_data, name, contrast, preset, output, bar):
+    truth = read_scan(test_data / "tissue" / "phantom_col_truth.nii.gz").data
+    scan = read_scan(test_data / "tissue" / f"phantom_{name}.nii.gz")
+    tissue = segment(scan.data, scan.spacing_mm, contrast=contrast, preset=preset)
+    assert np.mean(_dice(getattr(tissue, output), truth)) >= bar
