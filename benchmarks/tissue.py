@@ -86,7 +86,8 @@ def measure(method: str) -> dict[str, float]:
     """Times, memory and Dice of one method, in this process."""
     file = nib.load(_IMAGE.value)
     image = np.asarray(file.dataobj, np.float32)  # pyright: ignore
-    spacing = tuple(float(mm) for mm in nib.affines.voxel_sizes(file.affine))  # pyright: ignore
+    x, y, z = nib.affines.voxel_sizes(file.affine)  # pyright: ignore
+    spacing = float(x), float(y), float(z)
     start = time.perf_counter()
     run = METHODS[method]()
     labels = run(image, spacing)

@@ -16,14 +16,15 @@ def get_config() -> ConfigDict:
     """See the module's docstring."""
     return as_config(
         Run(
-            model={"sign": "positive", "channel_weights": (1.0, 0.0, 0.0)},
+            # Planted lesions turn white and grey matter into fluid: CSF where none belongs is what to look for.
+            model={"reconstruction": "l2", "sign": "positive", "channel_weights": (1.0, 0.0, 0.0)},
             preprocess=Preprocess(
                 representation="fractions", grid="fixed", size=96, field_of_view_mm=192.0, normalise="unit"
             ),
-            augment=Augment(rotation=0.5, flip_left_right=0.5),
+            augment=Augment(flip_left_right=0.5, rotation=0.5, rotation_degrees=5.0),
             optimiser=Optimiser(learning_rate=1e-3, decay="cosine", warmup_steps=20, clip_norm=1e4),
             training=Training(batch_size=16, steps=400, log_every=10, validate_every=200, checkpoint_every=100),
-            postprocess=Postprocess(smooth_mm=1.0, threshold="otsu", scope="volume", min_volume_ml=0.5),
+            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
             data=Data(scans="demo", demo_subjects=24, planted=4, controls=4),
         )
     )

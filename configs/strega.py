@@ -6,6 +6,11 @@ Differs from the paper's letter where the data ask for it. Training brains (2 mm
 slices, T1ce, T2w) differ in pose, spacing and contrast: every scan is segmented after its intensities are windowed,
 and its CSF, GM and WM fractions are sampled on one 2 mm grid after affine alignment to MNI152. What is anomalous
 is then *where* a tissue appears.
+
+Measured on 140 training brains of IXI (Hammersmith, 3 T, 2 mm), stopped at step 1,016 of 2,000 on two CPU cores
+(about 40 images/s): mean Dice 0.31 on five BraTS T1ce volumes, 0.15 on two T2w, 0.06 on twelve glioblastoma T1ce
+volumes whose masks hold the enhancing rim alone, 0.50 on ten planted lesions; 29 ml marked in a healthy brain.
+Reconstructions are still far too smooth: longer training is the first thing to give it.
 """
 
 from ml_collections import ConfigDict
@@ -31,6 +36,6 @@ def get_config() -> ConfigDict:
             augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
             training=Training(batch_size=32, steps=2000, log_every=20, validate_every=500, checkpoint_every=250),
-            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
+            postprocess=Postprocess(smooth_mm=6.0, threshold="healthy", healthy_rate=0.02, min_volume_ml=2.0),
         )
     )

@@ -61,10 +61,9 @@ _DICOM_SEG = flags.DEFINE_bool(
 
 def main() -> int:
     """Detect in every scan; say by the exit code whether all succeeded."""
-    for name in ("input", "output"):
-        if flags.FLAGS[name].value is None:
-            raise ConfigError(f"--{name} is missing; --help tells more")
-    output = Path(_OUTPUT.value)
+    if _INPUT.value is None or _OUTPUT.value is None:
+        raise ConfigError("--input and --output are both needed; --help tells more")
+    source, output = Path(_INPUT.value), Path(_OUTPUT.value)
     if _LEVEL.value == "group":
         return _group(output)
     if _CHECKPOINT.value is None:
@@ -80,7 +79,7 @@ def main() -> int:
         pages=_PAGES.value,
         sidecars=_LEVEL.value is not None,
     )
-    jobs = _jobs(Path(_INPUT.value), output)
+    jobs = _jobs(source, output)
     if _DRY_RUN.value:
         for job in jobs:
             done = not settings.overwrite and is_complete(job, opened, settings)

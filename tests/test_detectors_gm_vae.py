@@ -26,12 +26,18 @@ def test_terms_equal_numerical_integrals():
     variables = fresh(detector)
     # Larger parameters than fresh ones, so that clusters differ.
     variables = jax.tree.map(lambda p: 3.0 * p, variables)
-    terms = jax.jit(lambda: detector.elbo_terms(variables, batch["images"]))()
-    network = detector._network(1).bind(variables)
-    w_mean, w_spread, z_mean, z_spread = network.encode(batch["images"])
-    means, spreads = (np.asarray(part) for part in network.clusters_of(w_mean))
-    w, w_sd = np.asarray(w_mean), np.exp(np.asarray(w_spread) / 2)
-    z, z_sd = np.asarray(z_mean), np.exp(np.asarray(z_spread) / 2)
+
+    @jax.jit
+    def everything():
+        network = detector._network(1).bind(variables)
+        w_mean, w_spread, z_mean, z_spread = network.encode(batch["images"])
+        posteriors = w_mean, jnp.exp(w_spread / 2), z_mean, jnp.exp(z_spread / 2)
+        terms = detector.elbo_terms(variables, batch["images"])
+        return terms, posteriors, network.clusters_of(w_mean), network.decode(z_mean)
+
+    terms, posteriors, clusters_of_w, output = jax.tree.map(np.asarray, everything())
+    w, w_sd, z, z_sd = posteriors
+    means, spreads = clusters_of_w
     for place in [(0, 4, 4), (1, 3, 5), (1, 0, 0)]:
         q = stats.norm(z[place][0], z_sd[place][0])
         clusters = [stats.norm(m, np.exp(s / 2)) for m, s in zip(means[place][0], spreads[place][0], strict=True)]
@@ -47,7 +53,6 @@ def test_terms_equal_numerical_integrals():
         kl_w = divergence(stats.norm(0, 1), stats.norm(w[place][0], w_sd[place][0]))
         np.testing.assert_allclose(terms.kl_w[place], kl_w, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(terms.kl_c[place], stats.entropy(share, np.full(3, 1 / 3)), rtol=1e-3, atol=1e-5)
-    output = np.asarray(network.decode(z_mean))
     nll = -stats.norm(output, np.sqrt(0.5)).logpdf(np.asarray(batch["images"])).sum((1, 2, 3))
     np.testing.assert_allclose(terms.nll, nll, rtol=1e-4)
 

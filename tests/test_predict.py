@@ -152,7 +152,7 @@ def turned(scan, axcodes):
 
 @pytest.mark.parametrize(("axcodes", "doubt"), [("RPS", True), ("RAI", True), ("ASR", True), ("LAS", False)])
 def test_a_header_that_names_the_wrong_axes_is_doubted(prepared, axcodes, doubt):
-    scan, slices = prepared
+    slices = prepared[1]
     pve = turned(slices.tissue.pve, tuple(axcodes))
     pose = fit_pose(pve, np.diag([2.0, 2.0, 2.0, 1.0]))
     assert (pose.best > pose.upright + 0.3) == doubt

@@ -172,14 +172,14 @@ def test_thick_slices_are_remarked_on(phantom, caplog):
 
 
 def test_thick_slices_keep_the_volumes(phantom, segmented):
-    """Slices of 4 mm made by averaging pairs: class volumes within 2 % of the brain."""
+    """Slices of 4 mm made by averaging pairs: class volumes within 3 % of the brain."""
     image = phantom[0][:, :, : phantom[0].shape[2] // 2 * 2]
     pairs = image.reshape(*image.shape[:2], -1, 2)
     full = (pairs > 0).all(-1)
     tissue = segment(np.where(full, pairs.mean(-1), 0).astype(np.float32), (2.0, 2.0, 4.0))
     share = tissue.pve[full].mean(0)
     fine = segmented["fsl"].pve[:, :, : image.shape[2]].reshape(*pairs.shape, 3)[full].mean((0, 1))
-    np.testing.assert_allclose(share, fine, atol=0.02)
+    np.testing.assert_allclose(share, fine, atol=0.03)
 
 
 def test_written_result_is_read_back_as_external(phantom, segmented, tmp_path):

@@ -29,6 +29,7 @@ class Aae:
     critic_units: tuple[int, ...] = (50, 50)  # of the critic's hidden layers
     penalty: float = 10.0  # λ, of the gradient penalty
     adversarial_weight: float = 1.0  # of the encoder's share of the critic's game; 0: a plain autoencoder
+    critic_steps: int = 5  # the encoder plays in one of so many steps, so that the critic keeps ahead of it
     critic_learning_rate: float = 1e-4
     critic_betas: tuple[float, float] = (0.5, 0.9)  # of the critic's Adam; the autoencoder has the config's own
     residual: Residual = dataclasses.field(default_factory=Residual)
@@ -36,7 +37,8 @@ class Aae:
 
     def __post_init__(self) -> None:
         require(len(self.maps) >= 1 and min(self.maps, default=0) >= 1, "maps", self.maps, "one or more numbers ≥ 1")
-        require(self.latent >= 1, "latent", self.latent, "≥ 1")
+        for name in ("latent", "critic_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "≥ 1")
         for name in ("penalty", "adversarial_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "≥ 0")
         require(self.critic_learning_rate > 0, "critic_learning_rate", self.critic_learning_rate, "> 0")
@@ -67,7 +69,8 @@ class Aae:
         critic = self._criticise(params["critic"], still).mean() - self._criticise(params["critic"], real).mean()
         share = jax.random.uniform(mix_key, (fake.shape[0], 1))
         penalty = gradient_penalty(lambda z: self._criticise(params["critic"], z), real, still, share)
-        total = rec + self.adversarial_weight * generator + critic + self.penalty * penalty
+        turn = (step % self.critic_steps == 0).astype(jnp.float32)
+        total = rec + self.adversarial_weight * turn * generator + critic + self.penalty * penalty
         return total, Aux({"rec": rec, "generator": generator, "critic": critic, "penalty": penalty}, {})
 
     def reconstruct(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:

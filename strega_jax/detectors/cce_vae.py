@@ -112,8 +112,8 @@ class CceVae:
     def reconstruct(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
         """The decoder's image of the posterior mean, float32."""
         network = self._network(batch["images"].shape[1:])
-        mean, _ = network.apply(variables, batch["images"], method="encode")
-        return jnp.asarray(network.apply(variables, mean, method="decode"))
+        mean, _ = _infer(network, variables, batch["images"], method="encode")
+        return _infer(network, variables, mean, method="decode")
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
         """Residual of the set sign, weighted over channels; ≥ 0, 0 outside the brain. `key` serves `samples` only."""
@@ -130,12 +130,12 @@ class CceVae:
         if not self.samples:
             return self.reconstruct(variables, batch)
         network = self._network(batch["images"].shape[1:])
-        mean, log_variance = network.apply(variables, batch["images"], method="encode")
+        mean, log_variance = _infer(network, variables, batch["images"], method="encode")
         noise = jax.random.normal(key, (self.samples, *mean.shape))
 
         def add(total: Array, sample: Array) -> tuple[Array, None]:
             z = mean + jnp.exp(0.5 * log_variance) * sample
-            return total + network.apply(variables, z, method="decode"), None
+            return total + _infer(network, variables, z, method="decode"), None
 
         total, _ = jax.lax.scan(add, jnp.zeros_like(batch["images"]), noise)
         return total / self.samples
@@ -191,9 +191,7 @@ class Encoder(nn.Module):
             for _ in range(halvings(x.shape[1], x.shape[2])):
                 x = _Unit(s, s.maps[-1])(space_to_depth(x, 2), train)
             x = _Unit(s, HEAD_MAPS)(x, train)
-        moments = nn.Dense(2 * s.latent, kernel_init=nn.initializers.zeros)(
-            x.reshape(x.shape[0], -1).astype(jnp.float32)
-        )
+        moments = nn.Dense(2 * s.latent)(x.reshape(x.shape[0], -1).astype(jnp.float32))
         mean, log_variance = jnp.split(moments, 2, axis=1)
         return mean, LOG_VARIANCE_LIMIT * jnp.tanh(log_variance / LOG_VARIANCE_LIMIT)
 
@@ -212,9 +210,7 @@ class Decoder(nn.Module):
         times = halvings(h, w) if s.head == "dense" else 0
         first = HEAD_MAPS if s.head == "dense" else s.maps[-1]
         h, w = h >> times, w >> times
-        x = nn.Dense(h * w * first, dtype=dtype, kernel_init=nn.initializers.zeros)(z.astype(dtype)).reshape(
-            -1, h, w, first
-        )
+        x = nn.Dense(h * w * first, dtype=dtype)(z.astype(dtype)).reshape(-1, h, w, first)
         x = _Unit(s, s.maps[-1])(x, train) if s.head == "dense" else x
         for _ in range(times):
             x = _Unit(s, s.maps[-1], up=2)(x, train)
@@ -257,6 +253,11 @@ def _train(network: Network, variables: Variables, x: Array, method: str) -> tup
     """One training pass through half of the network; the output, and the variables with renewed averages."""
     output, renewed = network.apply(variables, x, train=True, method=method, mutable=["batch_stats"])
     return output, {**variables, **renewed}
+
+
+def _infer(network: Network, variables: Variables, x: Array, method: str) -> Any:
+    """One pass through half of the network, normalised by the running averages."""
+    return network.apply(variables, x, method=method)
 
 
 def halvings(h: int, w: int) -> int:

@@ -1,7 +1,8 @@
 """Context-encoding VAE (Zimmerer et al. 2018; paper, sec. 2.7 and eqs. 13, 14) with its three anomaly scores."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class CeVae(Vae):
         gradient = self._gradient(lambda x: kl_divergence(*self.posterior(variables, x)).sum(axis=1), batch)
         return gaussian_blur(gradient[..., None], self.smooth_px)[..., 0] * residual
 
-    def _gradient(self, of_each, batch: Batch) -> Float[Array, "b h w"]:
+    def _gradient(self, of_each: Callable[[Array], Any], batch: Batch) -> Float[Array, "b h w"]:
         # Images do not see one another, so the gradient of the sum holds each image's own.
         gradient = jax.grad(lambda x: of_each(x).sum())(batch["images"])
         return jnp.abs(gradient).sum(axis=-1) * batch["brain"]

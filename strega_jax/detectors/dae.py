@@ -71,7 +71,7 @@ def coarse_noise(key: PRNGKeyArray, shape: tuple[int, ...], grid: int, std: floa
     draw_key, shift_key = jax.random.split(key)
     small = std * jax.random.normal(draw_key, (b, grid, grid, c))
     noise = jax.image.resize(small, shape, "linear")
-    shifts = jax.random.randint(shift_key, (b, 2), 0, jnp.array([h, w]))
+    shifts = (jax.random.uniform(shift_key, (b, 2)) * jnp.array([[h, w]], jnp.float32)).astype(jnp.int32)
     return jax.vmap(lambda image, shift: jnp.roll(image, shift, (0, 1)))(noise, shifts)
 
 

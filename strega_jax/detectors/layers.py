@@ -88,28 +88,30 @@ def initialise(network: nn.Module, key: PRNGKeyArray, image_shape: tuple[int, ..
     """A network's variables for images of (h, w, c), its kernels drawn from one stream of normal numbers.
 
     Standard deviations are √(2 / inputs) of a convolution (He et al. 2015) and √(1 / inputs) of a dense layer.
-    One draw, because XLA on CPU takes seconds to compile each random stream of another shape.
+    One draw, because XLA on CPU takes a second or more to compile each random stream of another shape: half a
+    minute for a small network.
     """
-    variables = jax.jit(lambda: network.init(jax.random.key(0), jnp.zeros((1, *image_shape))))()
-    leaves, tree = jax.tree.flatten_with_path(variables["params"])
-    kernels = [leaf for path, leaf in leaves if path[-1].key == "kernel"]
-    ends = np.cumsum([leaf.size for leaf in kernels])
-    pieces = iter(jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1]))
 
-    def fill(path: tuple[Any, ...], leaf: Array) -> Array:
-        if path[-1].key != "kernel":
-            return leaf
-        gain = 2.0 if leaf.ndim == 4 else 1.0
-        return next(pieces).reshape(leaf.shape) * math.sqrt(gain / math.prod(leaf.shape[:-1]))
+    @jax.jit
+    def make(key: PRNGKeyArray) -> dict[str, Any]:
+        variables = network.init(key, jnp.zeros((1, *image_shape)))
+        leaves, tree = jax.tree.flatten_with_path(variables["params"])
+        ends = np.cumsum([leaf.size for path, leaf in leaves if path[-1].key == "kernel"])
+        pieces = iter(jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1]))
 
-    return {**variables, "params": jax.tree.unflatten(tree, [fill(path, leaf) for path, leaf in leaves])}
+        def fill(path: tuple[Any, ...], leaf: Array) -> Array:
+            if path[-1].key != "kernel":
+                return leaf
+            gain = 2.0 if leaf.ndim == 4 else 1.0
+            return next(pieces).reshape(leaf.shape) * math.sqrt(gain / math.prod(leaf.shape[:-1]))
+
+        return {**variables, "params": jax.tree.unflatten(tree, [fill(path, leaf) for path, leaf in leaves])}
+
+    return make(key)
 
 
 class Conv(nn.Module):
-    """`size` × `size` convolution (odd, stride 1, same size); a bias unless a norm follows.
-
-    Its kernel starts at zero, as that of every layer here: `initialise` draws them.
-    """
+    """`size` × `size` convolution (odd, stride 1, same size), He-normal; a bias unless a norm follows."""
 
     features: int
     size: int = 1
@@ -119,7 +121,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.zeros, shape)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

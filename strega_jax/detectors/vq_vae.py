@@ -217,7 +217,7 @@ def resting(inner: optax.GradientTransformation) -> optax.GradientTransformation
     """`inner` while there are gradients; where all are exactly 0, no update and no change of its state."""
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moving = optax.global_norm(gradients) > 0
+        moving = jnp.stack([(gradient != 0).any() for gradient in jax.tree.leaves(gradients)]).any()
         updates, renewed = inner.update(gradients, state, params)
 
         def choose(new: Array, old: Array) -> Array:

@@ -26,6 +26,7 @@ from strega_jax.inference.calibration import Calibration
 from strega_jax.inference.detect import Detection, detect_scan
 from strega_jax.inference.model import Model
 from strega_jax.inference.write import write_detection
+from strega_jax.postprocess.smoothing import smooth_score
 from strega_jax.scans.cohorts import Case, read_truth
 from strega_jax.scans.files import replacing
 from strega_jax.scans.geometry import check_truth_in_brain
@@ -87,10 +88,15 @@ def _evaluate_case(
     truth = _truth(case, scan)
     detection = detect_scan(model, scan, settings, calibration, contrast=case.contrast or None)  # pyright: ignore
     write_detection(output / "masks", case.name, detection, model.source)
-    about = {"case": case.name, "cohort": case.cohort, "subject": case.subject, "contrast": case.contrast}
+    # Contrasts are never pooled: one group of the table each.
+    group = f"{case.cohort} {case.contrast}".strip()
+    about = {"case": case.name, "cohort": group, "subject": case.subject, "contrast": case.contrast}
     brain = detection.slices.brain
     check_truth_in_brain(truth, brain, str(case.mask))
-    numbers, match = score_volume_and_lesions(detection.score, detection.mask, truth, brain, scan.spacing_mm)
+    score = detection.score
+    if settings.smooth_mm > 0:  # what the threshold sees is what is ranked
+        score = smooth_score(score, settings.smooth_mm, scan.spacing_mm) * brain
+    numbers, match = score_volume_and_lesions(score, detection.mask, truth, brain, scan.spacing_mm)
     results.rows.append({**about, "method": model.about.run.detector, **numbers})
     results.matches.append(match)
     baselines = {**class_masks(detection.slices.tissue), "intensity threshold": bright_mask(scan, brain)}

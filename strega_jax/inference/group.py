@@ -50,13 +50,10 @@ def _sections(rows: list[dict[str, str]]) -> list[str]:
         cells = []
         for name in COLUMNS:
             value = html.escape(row[name], quote=True)
-            shown = (
-                f'<a href="{html.escape(row["page"], quote=True)}">{value}</a>'
-                if name == "name" and row["page"]
-                else value
-            )
+            link = html.escape(row["page"], quote=True) if name == "name" else ""
+            shown = f'<a href="{link}">{value}</a>' if link else value or "–"
             kind = ' class="words"' if name == "flags" else ""
-            cells.append(f'<td{kind} data-value="{value}">{shown or "–"}</td>')
+            cells.append(f'<td{kind} data-value="{value}">{shown}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     return [
         f"<h1>{len(rows)} scans</h1>",

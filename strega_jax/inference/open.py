@@ -56,4 +56,4 @@ def open_model(path: str | os.PathLike[str]) -> Opened:
     from strega_jax.inference.model import load_model
 
     model = load_model(os.fspath(path))
-    return Opened(model, load_calibration(path), load_reference(path))
+    return Opened(model, load_calibration(Path(path)), load_reference(Path(path)))

@@ -5,6 +5,7 @@ segmentation refuses it with a ScanError.
 """
 
 import dataclasses
+import itertools
 
 import nibabel
 import numpy as np
@@ -121,7 +122,7 @@ def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y
         if dark:
             flags.append(Flag("slices", f"{dark} {name} slices are much darker than their neighbours: signal was lost"))
         rows = np.moveaxis(image, axis, 0)[large]
-        repeated = sum(np.array_equal(a, b) for a, b in zip(rows[:-1], rows[1:], strict=True))
+        repeated = sum(np.array_equal(a, b) for a, b in itertools.pairwise(rows))
         if repeated:
             flags.append(Flag("slices", f"{repeated} {name} slices repeat the one before"))
     return flags

@@ -61,7 +61,7 @@ class Reference:
 
 
 def slice_error(images: Float[np.ndarray, "k h w c"], reconstruction: Float[np.ndarray, "k h w c"]) -> float:
-    """Median over slices of the mean absolute residual inside the brain: a lesion, being in few slices, hardly moves it."""
+    """Median over slices of the mean absolute residual inside the brain, which a lesion in few slices hardly moves."""
     inside = images.max(axis=-1) > 0
     residual = np.abs(images - reconstruction).mean(axis=-1) * inside
     return float(np.median(residual.sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)))

@@ -23,7 +23,7 @@ MAX_SIDE = 4096
 ORIENTATION_TOLERANCE = 1e-3  # of direction cosines
 SPACING_TOLERANCE = 0.05  # of the distance between slices
 SIDEWAYS_MM = 0.5  # slices must be stacked straight: this far aside they may lie
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 CONVERT = "convert it with dcm2niix"
 
 
@@ -212,12 +212,10 @@ def _read(path: Path, *, pixels: bool) -> "pydicom.Dataset":
         raise ScanError(f"{path}: too large for one slice; {CONVERT}")
     try:
         # From memory: a length that the file does not have must not be asked of the operating system.
-        content = io.BytesIO(path.read_bytes())
-        syntax = str(module.filereader.read_file_meta_info(content).get("TransferSyntaxUID", ""))
-        if syntax == DEFLATED:
+        content = path.read_bytes()
+        if DEFLATED in content:
             raise ScanError(f"{path}: deflated DICOM, which may unpack to any size; {CONVERT}")
-        content.seek(0)
-        data = module.dcmread(content, stop_before_pixels=not pixels)
+        data = module.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
         for name in ("Rows", "Columns") if pixels else ():
             if not 0 < int(data[name].value) < 2**16:
                 raise ValueError(f"{name} is {data[name].value}")
@@ -240,10 +238,11 @@ def _check_counts(path: Path, data: "pydicom.Dataset") -> None:
 def _pydicom() -> Any:
     try:
         import pydicom
+        from pydicom import config
     except ImportError as error:
         raise ScanError("DICOM needs pydicom: pip install 'strega-jax[dicom]'; or convert with dcm2niix") from error
     # What matters is checked here; pydicom need not warn of the rest.
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    config.settings.reading_validation_mode = config.IGNORE
     return pydicom
 
 

@@ -11,7 +11,7 @@ from strega_jax.errors import ScanError
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
-from strega_jax.tissue import TissueMap, segment
+from strega_jax.tissue import TissueMap, read_external, segment
 
 # Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
 BRAIN_FLOOR = 1e-3
@@ -75,8 +75,6 @@ def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_outpu
     if settings.tissue == "external":
         if fast_output is None:
             raise ScanError("tissue='external' needs the folder of its FAST output")
-        from strega_jax.tissue import read_external
-
         tissue = read_external(fast_output, scan)
     else:
         image = _windowed(scan.data, settings.window_percentiles)

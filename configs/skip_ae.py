@@ -1,0 +1,36 @@
+"""Bayesian skip-autoencoder on intensities (paper, sec. 2.3; Baur et al. 2020a).
+
+    python -m strega_jax.train --config=configs/skip_ae.py --workdir=runs/skip_ae --config.data.scans=IXI
+
+Maps 64-128-256-512, bottleneck 64, half of the skips' maps dropped, ten Monte-Carlo passes when scoring. The
+gradient difference loss is added: eq. 6's printed minus has no minimum (`--config.model.gdl_weight=-1` to see).
+Slices lie on the grid of configs/strega.py, so that only the method differs.
+"""
+
+from ml_collections import ConfigDict
+
+from strega_jax.config import Augment, Optimiser, Postprocess, Preprocess, Run, Training
+from strega_jax.run_config import as_config
+
+
+def get_config() -> ConfigDict:
+    """See the module's docstring."""
+    return as_config(
+        Run(
+            detector="skip_ae",
+            model={"samples": 10},
+            preprocess=Preprocess(
+                window_percentiles=(3.0, 90.0),
+                representation="intensity",
+                grid="template",
+                size=96,
+                field_of_view_mm=192.0,
+                slice_spacing_mm=2.0,
+                normalise="zscore",
+            ),
+            augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
+            optimiser=Optimiser(learning_rate=1e-4),
+            training=Training(batch_size=32, steps=10_000),
+            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
+        )
+    )

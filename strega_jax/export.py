@@ -1,0 +1,127 @@
+"""Put a trained model into one file that needs no checkpoint, no flax and no orbax to run.
+
+    python -m strega_jax.export --checkpoint=runs/ixi_t1 --output=ixi_t1.zip
+    python -m strega_jax.predict --checkpoint=ixi_t1.zip --input=patient.nii.gz --output=found/
+
+The file holds the network with its weights and normalisation, the settings of pre- and postprocessing, and the
+training cohort in numbers for the input checks; a threshold from healthy scans becomes a fixed one. Formats:
+stablehlo (any batch size; CPU, CUDA and TPU; run by JAX) and onnx (run by onnxruntime; needs
+pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues is JAX in both.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax import export
+from jaxtyping import Array, Float, Int
+
+from strega_jax import command
+from strega_jax.config import Run
+from strega_jax.errors import ConfigError
+from strega_jax.inference.calibration import Calibration
+from strega_jax.inference.detect import healthy_value
+from strega_jax.inference.exported import write_exported
+from strega_jax.inference.model import Model, score_and_reconstruct
+from strega_jax.inference.open import EXPORTED, Opened, open_model
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a training run, or one checkpoint.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "The file to write, NAME.zip.", required=True)
+_FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "Of the network.")
+
+
+def main() -> int:
+    """Export one checkpoint."""
+    output = Path(_OUTPUT.value or "")
+    if output.suffix != EXPORTED:
+        raise ConfigError(f"--output={output}: the name must end in {EXPORTED}")
+    export_model(open_model(_CHECKPOINT.value or ""), output, _FORMAT.value or "stablehlo")
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {_FORMAT.value}")
+    return 0
+
+
+def export_model(opened: Opened, output: Path, kind: str) -> None:
+    """Write `opened`, which must come from a checkpoint, to `output` as `stablehlo` or `onnx`.
+
+    Raises:
+        ConfigError: it is an exported file itself; or ONNX cannot be had (no jax2onnx, or a score that is random).
+    """
+    model = opened.model
+    if not isinstance(model, Model):
+        raise ConfigError(f"{model.source} is an exported model already; give the checkpoint")
+    network = to_stablehlo(model) if kind == "stablehlo" else to_onnx(model)
+    about = {
+        "run": _with_fixed_threshold(model.about.run, opened.calibration).to_dict(),
+        "preprocess": dataclasses.asdict(model.about.preprocess),
+        "image_shape": list(model.about.image_shape),
+        "training_scans": model.about.training_scans,
+        "training_slices": model.about.training_slices,
+        "reference": opened.reference.to_dict() if opened.reference else None,
+    }
+    write_exported(output, kind, network, about)
+
+
+def program_of(model: Model) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """Stored slices, their positions and the number of the batch → scores and unnormalised reconstructions."""
+    seed = model.about.run.seed
+
+    def program(
+        images: Float[Array, "b h w c"], position: Float[Array, " b"], number: Int[Array, ""]
+    ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w c"]]:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        raw = {"images": images, "position": position}
+        return score_and_reconstruct(model.detector, model.about.normalisation, model.variables, raw, key)
+
+    return program
+
+
+def to_stablehlo(model: Model) -> bytes:
+    """The program for any batch size on CPU, CUDA and TPU, weights inside."""
+    (batch,) = export.symbolic_shape("b")
+    shapes = (
+        jax.ShapeDtypeStruct((batch, *model.about.image_shape), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.float32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+    return bytes(export.export(jax.jit(program_of(model)), platforms=PLATFORMS)(*shapes).serialize())
+
+
+def to_onnx(model: Model) -> bytes:
+    """The program as an ONNX graph for any batch size, weights inside. Raises ConfigError."""
+    if getattr(model.detector, "samples", 0):
+        raise ConfigError(
+            "model.samples > 0: the score is random, which ONNX cannot repeat; export stablehlo, or a model with 0"
+        )
+    try:
+        from jax2onnx import to_onnx as convert
+    except ImportError as error:
+        raise ConfigError("--format=onnx needs jax2onnx: pip install 'strega-jax[onnx]'") from error
+    # The score of such a model depends neither on the key nor on the batch's number.
+    program = functools.partial(program_of(model), number=jnp.zeros((), jnp.int32))
+    inputs = [("B", *model.about.image_shape), ("B",)]
+    graph: Any = convert(program, inputs=inputs, model_name="strega_jax", input_names=["images", "position"])
+    return graph.SerializeToString()
+
+
+def _with_fixed_threshold(run: Run, calibration: Calibration | None) -> Run:
+    value = healthy_value(run.postprocess, calibration)
+    if value is None:
+        return run
+    postprocess = dataclasses.replace(run.postprocess, threshold="fixed", value=value)
+    return dataclasses.replace(run, postprocess=postprocess)
+
+
+def cli() -> None:
+    """Console entry point."""
+    command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

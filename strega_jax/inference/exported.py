@@ -1,0 +1,138 @@
+"""A model as one file, and what runs it: no flax, no orbax, no checkpoint.
+
+The file is a zip archive: `about.json` with the settings of preprocessing and postprocessing, what healthy brains
+score made a threshold, and the training cohort in numbers; and `network.stablehlo` or `network.onnx`, the program
+from stored slices to scores and reconstructions, with weights and normalisation inside.
+"""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from strega_jax.config import Preprocess, Run, build_dataclass
+from strega_jax.errors import CheckpointError, ConfigError
+from strega_jax.inference.open import Opened
+from strega_jax.inference.reference import Reference
+from strega_jax.scans.files import replacing
+
+FORMAT = 1
+ABOUT = "about.json"
+NETWORK = {"stablehlo": "network.stablehlo", "onnx": "network.onnx"}
+# Slices scored at once. The program takes any number; one number means one compilation.
+BATCH = 16
+# Fixed, so that the same model gives the same bytes.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedAbout:
+    """What the file says of the model; as `training.checkpoints.About`."""
+
+    run: Run
+    preprocess: Preprocess
+    image_shape: tuple[int, int, int]
+    training_scans: int
+    training_slices: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedModel:
+    """A model read from such a file; scores slices as the checkpoint's would."""
+
+    about: ExportedAbout
+    source: str
+    network: Network
+
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
+    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
+        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too.
+
+        Raises:
+            CheckpointError: the slices are not of the shape the model was trained on.
+        """
+        if images.shape[1:] != self.about.image_shape:
+            raise CheckpointError(f"{self.source} takes slices of {self.about.image_shape}, not {images.shape[1:]}")
+        scores, reconstructions = [], []
+        for number, start in enumerate(range(0, len(images), BATCH)):
+            part, height = images[start : start + BATCH], position[start : start + BATCH]
+            missing = BATCH - len(part)
+            part = np.pad(part.astype(np.float32), [(0, missing), (0, 0), (0, 0), (0, 0)])
+            height = np.pad(height.astype(np.float32), (0, missing))
+            score, reconstruction = self.network(part, height, np.array(number, np.int32))
+            scores.append(np.asarray(score)[: BATCH - missing])
+            reconstructions.append(np.asarray(reconstruction)[: BATCH - missing])
+        return np.concatenate(scores), np.concatenate(reconstructions)
+
+
+def write_exported(path: Path, kind: str, network: bytes, about: dict[str, Any]) -> None:
+    """Write the file; `about` holds `run`, `preprocess`, `image_shape`, `training_scans`, `training_slices` and
+    `reference` (or None)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, "kind": kind, **about}, indent=2)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in ((ABOUT, text.encode()), (NETWORK[kind], network)):
+            archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), content, zipfile.ZIP_DEFLATED)
+
+
+def load_exported(path: Path) -> Opened:
+    """Read the file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another version.
+        ConfigError: it is an ONNX file and onnxruntime is not installed.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; make it with `python -m strega_jax.export`")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            fields = json.loads(archive.read(ABOUT))
+            if fields["format"] != FORMAT:
+                raise CheckpointError(f"{path}: format {fields['format']}, this version reads {FORMAT}")
+            kind, program = fields["kind"], archive.read(NETWORK[fields["kind"]])
+        about = ExportedAbout(
+            Run.from_mapping(fields["run"]),
+            build_dataclass(Preprocess, fields["preprocess"], "preprocess"),
+            (fields["image_shape"][0], fields["image_shape"][1], fields["image_shape"][2]),
+            int(fields["training_scans"]),
+            int(fields["training_slices"]),
+        )
+        reference = Reference.from_dict(fields["reference"]) if fields["reference"] else None
+        network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
+    return Opened(ExportedModel(about, str(path), network), None, reference)
+
+
+def _stablehlo(program: bytes) -> Network:
+    import jax
+    from jax import export
+
+    return jax.jit(export.deserialize(bytearray(program)).call)
+
+
+def _onnx(program: bytes) -> Network:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("an ONNX model needs onnxruntime: pip install 'strega-jax[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(program, options, providers=onnxruntime.get_available_providers())
+    names = [given.name for given in session.get_inputs()]
+
+    def run(images: np.ndarray, position: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # What the network does not look at is no input of its graph.
+        given = dict(zip(("images", "position", "number"), (images, position, number), strict=True))
+        score, reconstruction = session.run(None, {name: given[name] for name in names})
+        return np.asarray(score), np.asarray(reconstruction)
+
+    return run

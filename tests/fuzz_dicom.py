@@ -1,0 +1,126 @@
+"""Feed damaged DICOM series to the reader: it must refuse with ScanError or give a sane scan, whatever the bytes.
+
+    python tests/fuzz_dicom.py --cases 10000
+
+Not collected by pytest; `test_dicom.py` runs some cases of it. Exits with 1 if anything was found.
+"""
+
+import argparse
+import collections
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from strega_jax.errors import ScanError
+from strega_jax.scans.dicom import find_series, read_series
+
+# Elements whose bytes decide how a series is read: group and element in little endian.
+ELEMENTS = [
+    (0x28, 0x10), (0x28, 0x11), (0x28, 0x30), (0x20, 0x37), (0x20, 0x32), (0x28, 0x100), (0x28, 0x2), (0x28, 0x4),
+    (0x28, 0x1053), (0x28, 0x1052), (0x28, 0x8), (0x7FE0, 0x10), (0x2, 0x10), (0x20, 0xE),
+]  # fmt: skip
+TEXTS = [b"nan", b"1e400", b"-1", b"0", b"99999999999", b"\\\\", b"1\\2", b"", b"../../x", b"\xff\xfe", b"inf\\0\\0"]
+ROOT = b"1.2.840.10008.1.2"
+SYNTAXES = [ROOT + end for end in (b"", b".1.99", b".2", b".5", b".4.90")]
+
+
+def damaged(rng: np.random.Generator, content: bytes) -> bytes:
+    """One file's bytes, damaged in one of six ways."""
+    data = bytearray(content)
+    kind = rng.integers(6)
+    if kind == 0:
+        return bytes(data[: rng.integers(len(data))])
+    if kind == 1:
+        for _ in range(rng.integers(1, 20)):
+            data[rng.integers(132, len(data))] ^= 1 << rng.integers(8)
+        return bytes(data)
+    if kind == 2:
+        group, element = ELEMENTS[rng.integers(len(ELEMENTS))]
+        place = data.find(group.to_bytes(2, "little") + element.to_bytes(2, "little"))
+        if place > 0:
+            text = TEXTS[rng.integers(len(TEXTS))]
+            data[place + 8 : place + 8 + len(text)] = text
+        return bytes(data)
+    if kind == 3:  # lengths
+        group, element = ELEMENTS[rng.integers(len(ELEMENTS))]
+        place = data.find(group.to_bytes(2, "little") + element.to_bytes(2, "little"))
+        if place > 0:
+            data[place + 6 : place + 6 + 4] = rng.integers(0, 256, 4).astype(np.uint8).tobytes()
+        return bytes(data)
+    if kind == 4:
+        place = data.find(b"1.2.840.10008.1.2.1\0")
+        syntax = SYNTAXES[rng.integers(len(SYNTAXES))]
+        data[place : place + len(syntax)] = syntax
+        return bytes(data)
+    start = rng.integers(132, len(data))
+    return bytes(data[:start] + data[start + rng.integers(1, 64) :] + rng.bytes(rng.integers(64)))
+
+
+def check(folder: Path) -> str:
+    """Read a folder: 'refused', or 'read' if what came out is sane."""
+    try:
+        scans = [read_series(series) for series in find_series(folder)]
+    except ScanError as error:
+        if str(folder) not in str(error):
+            raise AssertionError(f"the error names no file: {error}") from error
+        return "refused"
+    for scan in scans:
+        assert scan.data.dtype == np.float32
+        assert np.isfinite(scan.data).all()
+        assert np.isfinite(scan.affine).all()
+        assert scan.to_native(scan.data).shape == scan.native_shape
+        assert abs(np.linalg.det(scan.affine[:3, :3])) > 0
+    return "read"
+
+
+def fuzz(cases: int, seed: int, folder: Path) -> tuple[collections.Counter[str], dict[str, str]]:
+    """Outcomes by kind, and one traceback for every kind of finding."""
+    from test_dicom import oblique, write_dicom
+
+    rng = np.random.default_rng(seed)
+    place = folder / "fuzzed"
+    paths = write_dicom(place, rng.integers(0, 900, (10, 12, 4)), oblique())
+    whole = {path: path.read_bytes() for path in paths}
+    outcomes: collections.Counter[str] = collections.Counter()
+    findings: dict[str, str] = {}
+    for number in range(cases):
+        path = paths[rng.integers(len(paths))]
+        path.write_bytes(damaged(rng, whole[path]))
+        start = time.monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's own, of which the files are full
+                outcome = check(place)
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {str(error)[:60]}"
+            findings.setdefault(outcome, f"case {number}\n{traceback.format_exc()}")
+        outcomes[outcome] += 1
+        if time.monotonic() - start > 10:
+            findings.setdefault("slow", f"case {number} took {time.monotonic() - start:.0f} s")
+        path.write_bytes(whole[path])
+    return outcomes, findings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, findings = fuzz(arguments.cases, arguments.seed, Path(folder))
+    for outcome, count in outcomes.most_common():
+        print(f"{count:7d}  {outcome}")
+    for text in findings.values():
+        print(text)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB, {len(findings)} findings")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Exported models: the same scores and masks as the checkpoint's, in a process that has no flax and no orbax."""
+
+import importlib.util
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from jax import export
+from small_workdir import small_scan, small_workdir
+
+import strega_jax
+from strega_jax.errors import CheckpointError, ConfigError
+from strega_jax.export import export_model, to_stablehlo
+from strega_jax.inference.exported import load_exported
+from strega_jax.inference.open import open_model
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.scan import read_scan
+from strega_jax.slices.preprocess import preprocess
+
+pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
+FORMATS = [
+    "stablehlo",
+    pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="no jax2onnx: ONNX export was NOT checked")),
+]
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_model(small_workdir())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_exported_model_scores_and_masks_as_its_checkpoint(opened, kind, tmp_path):
+    export_model(opened, tmp_path / "model.zip", kind)
+    exported = open_model(tmp_path / "model.zip")
+    assert exported.reference == opened.reference
+    for case in find_cases(small_workdir() / "demo_cohort"):
+        slices = preprocess(read_scan(case.image), opened.model.about.preprocess)
+        wanted, found = (m.model.score(slices.images, slices.position) for m in (opened, exported))
+        for a, b in zip(wanted, found, strict=True):
+            np.testing.assert_allclose(b, a, atol=1e-4)
+        own, other = (strega_jax.detect(case.image, m) for m in (opened, exported))
+        assert own.mask.any()
+        np.testing.assert_array_equal(other.mask, own.mask)
+        assert other.flags == own.flags
+
+
+def test_any_batch_size_and_every_platform(opened):
+    program = export.deserialize(bytearray(to_stablehlo(opened.model)))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    rng = np.random.default_rng(0)
+    images, position = rng.random((5, 32, 32, 3)).astype(np.float32), np.linspace(0, 1, 5, dtype=np.float32)
+    five = program.call(images, position, np.int32(0))[0]
+    two = program.call(images[:2], position[:2], np.int32(0))[0]
+    assert five.shape == (5, 32, 32)
+    np.testing.assert_allclose(two, five[:2], atol=1e-5)
+
+
+RUNNER = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('flax', 'orbax', 'optax', 'grain', 'tensorboardX'):
+            raise ImportError(f'{name} is not installed here')
+sys.meta_path.insert(0, Absent())
+from strega_jax.predict import cli
+sys.argv[0] = 'predict'
+cli()
+"""
+
+
+def test_the_runner_needs_neither_flax_nor_orbax(opened, tmp_path):
+    export_model(opened, tmp_path / "model.zip", "stablehlo")
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, f"--checkpoint={tmp_path / 'model.zip'}", f"--input={small_scan()}",
+         f"--output={tmp_path / 'out'}"],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "1 scans done, 0 failed" in done.stdout
+    mask = nib.load(next((tmp_path / "out").glob("*_mask.nii.gz")))
+    wanted = strega_jax.detect(small_scan(), opened)
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj) > 0, wanted.mask)
+
+
+def test_the_same_model_gives_the_same_file(opened, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        export_model(opened, tmp_path / name, "stablehlo")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_what_is_no_exported_model_is_told(opened, tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_exported(tmp_path / "nothing.zip")
+    export_model(opened, tmp_path / "model.zip", "stablehlo")
+    content = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"cut\.zip: not a model"):
+        load_exported(tmp_path / "cut.zip")
+    with pytest.raises(ConfigError, match="exported model already"):
+        export_model(load_exported(tmp_path / "model.zip"), tmp_path / "again.zip", "stablehlo")
+    with pytest.raises(ConfigError, match="no latent distribution"):
+        strega_jax.detect(small_scan(), load_exported(tmp_path / "model.zip"), samples=4)
