@@ -202,7 +202,7 @@ def _numbers(path: Path, data: "pydicom.Dataset", name: str) -> Float[np.ndarray
     except Exception as error:
         raise ScanError(f"{path}: no usable {name}, without which its place is unknown; {CONVERT}") from error
     if values.ndim != 1 or not np.isfinite(values).all():
-        raise ScanError(f"{path}: {name} is {values.tolist()}")
+        raise ScanError(f"{path}: no usable {name} ({values.tolist()}); {CONVERT}")
     return values
 
 

@@ -1,0 +1,115 @@
+"""`predict` as a user starts it: a BIDS app, a DICOM series, a dry run, and starting it again."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_workdir import small_scan, small_workdir
+
+pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "strega_jax.predict", *map(str, arguments)],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def derivatives(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("bids") / "out"
+    cohort, model = small_workdir() / "demo_cohort", small_workdir()
+    dry = predict(cohort, output, "participant", f"--checkpoint={model}", "--dry_run")
+    assert dry.returncode == 0, dry.stderr[-3000:]
+    assert dry.stdout.count("to do") == 3
+    assert not output.exists()
+    done = predict(
+        cohort, output, "participant", f"--checkpoint={model}", "--participant_label=demo001,sub-demo002", "--samples=2"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 scans done, 0 failed" in done.stdout
+    return output
+
+
+def test_a_bids_app_writes_derivatives_on_the_scans_grid(derivatives):
+    folder = derivatives / "sub-demo001" / "anat"
+    names = {path.name for path in folder.iterdir()}
+    stem = "sub-demo001_"
+    maps = {f"{stem}desc-anomalyT1w_mask", f"{stem}desc-residual_T1w", f"{stem}desc-uncertainty_T1w"}
+    assert {name + end for name in maps for end in (".nii.gz", ".json")} <= names
+    source = nib.load(next((small_workdir() / "demo_cohort" / "sub-demo001").rglob("*_T1w.nii.gz")))
+    for name in maps:
+        image = nib.load(folder / f"{name}.nii.gz")
+        assert image.shape == source.shape
+        np.testing.assert_array_equal(image.affine, source.affine)
+    assert json.loads((derivatives / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    grouped = predict("in", derivatives, "group")
+    assert grouped.returncode == 0, grouped.stderr[-2000:]
+    assert len((derivatives / "group.tsv").read_text().splitlines()) == 3
+    again = predict(
+        small_workdir() / "demo_cohort", derivatives, "participant", f"--checkpoint={small_workdir()}",
+        "--participant_label=demo001,sub-demo002", "--samples=2",
+    )  # fmt: skip
+    assert "2 scans done (2 of them before), 0 failed" in again.stdout
+
+
+def test_the_bids_validator_accepts_them(derivatives):
+    validator = shutil.which("bids-validator-deno") or shutil.which("bids-validator")
+    if validator is None:
+        pytest.skip("no bids-validator (pip install bids-validator-deno): the derivatives were NOT validated")
+    done = subprocess.run(
+        [validator, str(derivatives), "--json"], capture_output=True, text=True, timeout=300, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    errors = [issue for issue in issues if issue["severity"] == "error"]
+    assert errors == []
+
+
+def test_dicom_in_nifti_and_segmentation_out(tmp_path):
+    pytest.importorskip("pydicom", reason="no pydicom: DICOM was NOT checked")
+    pytest.importorskip("highdicom", reason="no highdicom: DICOM SEG was NOT checked")
+    from test_dicom import write_dicom
+
+    source = nib.load(small_scan())
+    volume = np.asanyarray(source.dataobj)
+    # The writer's files hold half of value + 10.
+    write_dicom(tmp_path / "in" / "T1", (volume + 10) // 2, source.affine, RescaleSlope=2.0, RescaleIntercept=-10.0)
+    done = predict(f"--checkpoint={small_workdir()}", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}",
+                   "--dicom_seg")  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    mask = nib.load(tmp_path / "out" / "T1_mask.nii.gz")
+    assert mask.shape == source.shape
+    np.testing.assert_allclose(mask.affine, source.affine, atol=1e-4)
+    marked = np.asanyarray(mask.dataobj) > 0
+    assert marked.any()
+    import pydicom
+
+    seg = pydicom.dcmread(tmp_path / "out" / "T1_seg.dcm")
+    assert seg.Modality == "SEG"
+    assert int(seg.pixel_array.sum()) == marked.sum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--input=x", "--output=y"), "--checkpoint is missing"),
+        (("--checkpoint=x", "--input=y"), "--input and --output"),
+        (("in", "out", "nobody", "--checkpoint=x"), "unexpected argument"),
+        (("in", "out_that_is_not_there", "group"), "no results in it"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "strega_jax.predict", *arguments],
+        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
