@@ -16,11 +16,12 @@ from strega_jax import command
 from strega_jax.evaluation.compare import compare_checkpoints
 from strega_jax.scans.cohorts import find_cases
 
-_CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Workdirs or checkpoints; the first is the reference.")
-_DATA = flags.DEFINE_list("data", None, "Folders of cases with expert masks.")
+_CHECKPOINTS = flags.DEFINE_list(
+    "checkpoints", None, "Workdirs or checkpoints; the first is the reference.", required=True
+)
+_DATA = flags.DEFINE_list("data", None, "Folders of cases with expert masks.", required=True)
 _CONTRASTS = flags.DEFINE_list("contrasts", [], "Contrasts to score, e.g. T1w,T2w; default: all.")
 _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; made if need be.")
-flags.mark_flags_as_required(["checkpoints", "data"])
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
-from strega_jax.inference.bids import derivative_paths, describe_data_set
+from strega_jax.inference.bids import as_flags, derivative_paths, describe_data_set
 from strega_jax.inference.group import PAGE, write_group
 from strega_jax.inference.open import open_model
 from strega_jax.inference.write import DISCLAIMER
@@ -142,18 +142,9 @@ def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:
     return build_dataclass(Postprocess, fields, "postprocess")
 
 
-def _as_flags(arguments: list[str]) -> list[str]:
-    """The three positional arguments of a BIDS app as the flags that they stand for; others are left as they are."""
-    plain = [argument for argument in arguments if not argument.startswith("-")]
-    if len(plain) != 3 or plain[2] not in ("participant", "group"):
-        return arguments
-    named = [f"--{name}={value}" for name, value in zip(("input", "output", "level"), plain, strict=True)]
-    return [argument for argument in arguments if argument.startswith("-")] + named
-
-
 def cli() -> None:
     """Console entry point."""
-    sys.argv[1:] = _as_flags(sys.argv[1:])
+    sys.argv[1:] = as_flags(sys.argv[1:])
     command.run(main)
 
 

@@ -12,6 +12,7 @@ from small_workdir import small_scan, small_workdir
 
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.batch import AbstainedError, Settings, detect_all, is_complete
+from strega_jax.inference.bids import as_flags
 from strega_jax.inference.group import write_group
 from strega_jax.inference.jobs import nifti_jobs
 from strega_jax.inference.open import open_model
@@ -20,7 +21,6 @@ from strega_jax.inference.pose import fit_pose
 from strega_jax.inference.quality import scan_flags
 from strega_jax.inference.reference import Reference, load_reference
 from strega_jax.inference.uncertainty import score_deviation
-from strega_jax.predict import _as_flags
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import read_scan
 from strega_jax.slices.preprocess import preprocess
@@ -222,5 +222,5 @@ def test_a_damaged_reference_is_told(tmp_path):
 
 def test_positional_arguments_of_a_bids_app_become_flags():
     given = ["in", "out", "participant", "--checkpoint=c"]
-    assert _as_flags(given) == ["--checkpoint=c", "--input=in", "--output=out", "--level=participant"]
-    assert _as_flags(["--input=in", "extra"]) == ["--input=in", "extra"]
+    assert as_flags(given) == ["--checkpoint=c", "--input=in", "--output=out", "--level=participant"]
+    assert as_flags(["--input=in", "extra"]) == ["--input=in", "extra"]

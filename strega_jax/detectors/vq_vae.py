@@ -98,8 +98,10 @@ class VqVae:
 
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
         """The config's own, with moments apart for each stage, and no update for the stage that rests."""
-        parts = {"autoencoder": resting(default), "prior": resting(default)}
-        return optax.multi_transform(parts, {name: name for name in parts})
+        rested = resting(default)
+        return optax.multi_transform(
+            {"autoencoder": rested, "prior": rested}, {"autoencoder": "autoencoder", "prior": "prior"}
+        )
 
     def encode(self, variables: Variables, images: Float[Array, "b h w c"]) -> Int[Array, "b n"]:
         """The index of the nearest codebook vector (eq. 10) at each place of the latent grid, row by row."""
@@ -216,15 +218,14 @@ def _distance(a: Float[Array, "b h w d"], b: Float[Array, "b h w d"]) -> Float[A
 def resting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner` while there are gradients; where all are exactly 0, no update and no change of its state."""
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moving = jnp.stack([(gradient != 0).any() for gradient in jax.tree.leaves(gradients)]).any()
-        updates, renewed = inner.update(gradients, state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moving = jnp.stack([(gradient != 0).any() for gradient in jax.tree.leaves(updates)]).any()
+        moved, renewed = inner.update(updates, state, params)
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(moving, new, old)
 
-        still = jax.tree.map(jnp.zeros_like, updates)
-        return jax.tree.map(choose, updates, still), jax.tree.map(choose, renewed, state)
+        return jax.tree.map(choose, moved, jax.tree.map(jnp.zeros_like, moved)), jax.tree.map(choose, renewed, state)
 
     return optax.GradientTransformation(inner.init, update)
 
@@ -245,7 +246,9 @@ class Network(nn.Module):
         self.from_code = nn.Conv(self.maps[-1], (3, 3), dtype=self.dtype)
         self.doubling = [nn.ConvTranspose(features, KERNEL, STRIDES, dtype=self.dtype) for features in ups]
         self.to_image = nn.Conv(self.channels, (3, 3))
-        self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.codes, self.code_width))
+        # Vectors far longer than the first features would leave the shortest few of them always the nearest.
+        start = nn.initializers.normal(1 / self.codes)
+        self.codebook = self.param("codebook", start, (self.codes, self.code_width))
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return self.decode(self.encode(images))

@@ -57,3 +57,12 @@ def describe_data_set(output: Path) -> None:
     for name, content in text.items():
         with replacing(output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
+
+
+def as_flags(arguments: list[str]) -> list[str]:
+    """The three positional arguments of a BIDS app as the flags that they stand for; others are left as they are."""
+    plain = [argument for argument in arguments if not argument.startswith("-")]
+    if len(plain) != 3 or plain[2] not in ("participant", "group"):
+        return arguments
+    named = [f"--{name}={value}" for name, value in zip(("input", "output", "level"), plain, strict=True)]
+    return [argument for argument in arguments if argument.startswith("-")] + named
