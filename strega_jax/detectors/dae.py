@@ -88,7 +88,8 @@ class UNet(nn.Module):
         for level, maps in enumerate(self.maps):
             if level:
                 skips.append(x)
-                x = nn.avg_pool(x, (2, 2), (2, 2))
+                b, h, w, c = x.shape
+                x = x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
             x = _Pair(maps, self.dtype)(x)
         for maps, skip in zip(reversed(self.maps[:-1]), reversed(skips), strict=True):
             x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "linear")

@@ -43,9 +43,8 @@ class SliceGrid:
 
     def back(self, slices: Float[np.ndarray, "k h w"], scan_shape: tuple[int, int, int]) -> Float[np.ndarray, "x y z"]:
         """Linear interpolation of a stack of slices at every voxel of the scan; 0 outside the stack."""
-        from_scan = np.linalg.inv(self.to_scan)
         stack = np.moveaxis(slices, 0, 2)
-        return ndimage.affine_transform(stack, from_scan[:3, :3], from_scan[:3, 3], output_shape=scan_shape, order=1)
+        return ndimage.affine_transform(stack, np.linalg.inv(self.to_scan), output_shape=scan_shape, order=1)
 
 
 def whole_slice_grid(scan: Scan, settings: Preprocess) -> SliceGrid:

@@ -59,7 +59,7 @@ def _histogram(ax: Axes, tissue: TissueMap) -> None:
     brain = tissue.seg > 0
     top = float(np.percentile(tissue.restored[brain], 99.8))
     for c in range(tissue.means.size):
-        values: Float[np.ndarray, n] = tissue.restored[tissue.seg == c + 1]
+        values = tissue.restored[tissue.seg == c + 1]
         ax.hist(values, bins=120, range=(0, top), histtype="step", label=f"class {c + 1}")
     ax.set_xlabel("restored intensity", fontsize=8)
     ax.tick_params(labelsize=7)
