@@ -10,7 +10,6 @@ pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues i
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,13 +99,17 @@ def to_onnx(model: Model) -> bytes:
             "model.samples > 0: the score is random, which ONNX cannot repeat; export stablehlo, or a model with 0"
         )
     try:
-        from jax2onnx import to_onnx as convert
+        from jax2onnx import to_onnx as convert  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("--format=onnx needs jax2onnx: pip install 'strega-jax[onnx]'") from error
     # The score of such a model depends neither on the key nor on the batch's number.
-    program = functools.partial(program_of(model), number=jnp.zeros((), jnp.int32))
+    program = program_of(model)
+
+    def first(images: Float[Array, "b h w c"], position: Float[Array, " b"]) -> tuple[Array, Array]:
+        return program(images, position, jnp.zeros((), jnp.int32))
+
     inputs = [("B", *model.about.image_shape), ("B",)]
-    graph: Any = convert(program, inputs=inputs, model_name="strega_jax", input_names=["images", "position"])
+    graph: Any = convert(first, inputs=inputs, model_name="strega_jax", input_names=["images", "position"])
     return graph.SerializeToString()
 
 

@@ -121,7 +121,7 @@ def _stablehlo(program: bytes) -> Network:
 
 def _onnx(program: bytes) -> Network:
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("an ONNX model needs onnxruntime: pip install 'strega-jax[onnx]'") from error
     options = onnxruntime.SessionOptions()
