@@ -46,6 +46,19 @@ def run(main: Callable[[], int]) -> None:
     app.run(guarded)
 
 
+def share(text: str | None) -> tuple[int, int]:
+    """Which share of the subjects is this process's: `--shard=i/n`, else its place among the job's processes."""
+    if text is None:
+        return jax.process_index(), jax.process_count()
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--shard={text}: i/n is wanted, e.g. 0/4") from error
+    if not 0 <= index < count:
+        raise ConfigError(f"--shard={text}: i must lie between 0 and n − 1")
+    return index, count
+
+
 def _set_up_devices() -> None:
     """Must come before anything touches a device."""
     if _CPU_DEVICES.value:

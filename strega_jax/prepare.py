@@ -15,7 +15,6 @@ participant_id, split) where there is one, else by --split.
 
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -43,7 +42,7 @@ def main() -> int:
     settings = as_run(_CONFIG.value).preprocess
     cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
     splits = subject_splits(cases, _fractions(_SPLIT.value), _SEED.value)
-    index, count = _share()
+    index, count = command.share(_SHARD.value)
     outcome = prepare_cohort(
         cases,
         splits,
@@ -66,18 +65,6 @@ def _fractions(values: list[str]) -> dict[str, float]:
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"--split={','.join(values)}: three shares that sum to 1 are wanted, e.g. 0.8,0.1,0.1")
     return dict(zip(("train", "dev", "test"), shares, strict=True))
-
-
-def _share() -> tuple[int, int]:
-    if _SHARD.value is None:
-        return jax.process_index(), jax.process_count()
-    try:
-        index, count = (int(part) for part in _SHARD.value.split("/"))
-    except ValueError as error:
-        raise ConfigError(f"--shard={_SHARD.value}: i/n is wanted, e.g. 0/4") from error
-    if not 0 <= index < count:
-        raise ConfigError(f"--shard={_SHARD.value}: i must lie between 0 and n − 1")
-    return index, count
 
 
 def cli() -> None:

@@ -14,13 +14,12 @@ import logging
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from strega_jax import command
-from strega_jax.errors import ConfigError, ScanError
+from strega_jax.errors import ScanError
 from strega_jax.scans.cohorts import Case, find_cases
 from strega_jax.scans.scan import Scan, read_scan, same_grid
 from strega_jax.tissue import files, mixel, segment
@@ -51,7 +50,7 @@ _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the
 def main() -> int:
     """Segment, report, and say by the exit code whether every scan succeeded."""
     cases = find_cases(_INPUT.value, [_CONTRAST.value] if _CONTRAST.value else [])
-    index, count = _share()
+    index, count = command.share(_SHARD.value)
     subjects = set(sorted({case.subject for case in cases})[index::count])
     mine = [case for case in cases if case.subject in subjects]
     output = Path(_OUTPUT.value)
@@ -108,18 +107,6 @@ def _read_mask(scan: Scan) -> np.ndarray | None:
     if not same_grid(mask, scan):
         raise ScanError(f"{mask.path}: the mask lies on another voxel grid than {scan.path}; resample it first")
     return mask.data > 0
-
-
-def _share() -> tuple[int, int]:
-    if _SHARD.value is None:
-        return jax.process_index(), jax.process_count()
-    try:
-        index, count = (int(part) for part in _SHARD.value.split("/"))
-    except ValueError as error:
-        raise ConfigError(f"--shard={_SHARD.value}: i/n is wanted, e.g. 0/4") from error
-    if not 0 <= index < count:
-        raise ConfigError(f"--shard={_SHARD.value}: i must lie between 0 and n − 1")
-    return index, count
 
 
 def cli() -> None:

@@ -98,7 +98,7 @@ class UNet(nn.Module):
 
 
 class _Pair(nn.Module):
-    """Twice: 3×3 convolution, group norm, SiLU."""
+    """Twice: 3×3 convolution, group norm (in float32), SiLU."""
 
     features: int
     dtype: Any
@@ -108,7 +108,7 @@ class _Pair(nn.Module):
         for _ in range(2):
             x = Conv(self.features, 3, dtype=self.dtype)(x)
             groups = max(1, self.features // GROUP_SIZE)
-            x = nn.silu(nn.GroupNorm(groups, dtype=self.dtype)(x))
+            x = nn.silu(nn.GroupNorm(groups)(x.astype(jnp.float32)).astype(self.dtype))
         return x
 
 

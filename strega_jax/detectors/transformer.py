@@ -27,7 +27,7 @@ class Block(nn.Module):
         """Causal attention among the m places of `x`; or, with `kept`, of the one place given to all up to it."""
         b, m, width = x.shape
         shape = (b, m, self.heads, width // self.heads)
-        both = nn.Dense(3 * width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        both = nn.Dense(3 * width, dtype=self.dtype)(_norm(x))
         query, key, value = (part.reshape(shape) for part in jnp.split(both, 3, axis=-1))
         if kept is None or place is None:
             seen = jax.nn.dot_product_attention(query, key, value, is_causal=True)
@@ -37,8 +37,13 @@ class Block(nn.Module):
             past = (jnp.arange(key.shape[1]) <= place)[None, None, None, :]
             seen = jax.nn.dot_product_attention(query, key, value, mask=past)
         x = x + nn.Dense(width, dtype=self.dtype)(seen.reshape(b, m, width))
-        inner = nn.gelu(nn.Dense(4 * width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x)))
+        inner = nn.gelu(nn.Dense(4 * width, dtype=self.dtype)(_norm(x)))
         return x + nn.Dense(width, dtype=self.dtype)(inner), (key, value)
+
+
+def _norm(x: Float[Array, "b m w"]) -> Float[Array, "b m w"]:
+    """A layer norm of the enclosing module, in float32."""
+    return nn.LayerNorm()(x.astype(jnp.float32)).astype(x.dtype)
 
 
 class CausalTransformer(nn.Module):
