@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 
 from strega_jax.errors import ConfigError, StregaError
 
@@ -38,6 +39,8 @@ def run(main: Callable[[], int]) -> None:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("strega_jax").setLevel(logging.INFO)
             _set_up_devices()
+            if _DISTRIBUTED.value and jax.process_index() > 0:
+                logging.getLogger("strega_jax").setLevel(logging.WARNING)
             return main()
         except StregaError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -67,7 +70,8 @@ def _set_up_devices() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(DEFAULT_CACHE))
     if _DISTRIBUTED.value:
         try:
-            jax.distributed.initialize(**_explicit_cluster())
+            jax.distributed.initialize(**_explicit_cluster(), shutdown_timeout_seconds=60)
+            multihost_utils.sync_global_devices("started")
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"--distributed: this process cannot find its job ({error}). Start it with a launcher from "

@@ -7,7 +7,7 @@
 
 The config says everything; any field can be overridden (`--config.training.batch_size=32`). Where
 `data.scans` is set the scans are prepared first, into `data.store` or WORKDIR/store. Started again with the
-same workdir, training goes on from the last checkpoint; SIGTERM saves and ends it. After training, or
+same workdir, training goes on from the last checkpoint; SIGTERM saves and ends it (exit code 143). After training, or
 with --evaluate alone, the cases of `data.lesions` and planted lesions are evaluated: WORKDIR/evaluation.
 
 On several hosts start the same line on each with --distributed; see launch/.
@@ -33,11 +33,13 @@ from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.store import SliceStore
-from strega_jax.training.loop import train
+from strega_jax.training.loop import total_steps, train
 
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
+# 128 + SIGTERM: schedulers that sent it start such a job again.
+TERMINATED = 143
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME-OF-THE-CONFIG.")
@@ -60,8 +62,13 @@ def main() -> int:
         log.info("training on %s: %d slices", jax.devices(), len(store.source("train")))
         done = train(run, store, workdir, profile=_PROFILE.value)
         log.info("%s: %d steps done", workdir, done)
+        if done < total_steps(run, len(store.source("train"))):
+            print(f"{workdir}: stopped by SIGTERM after step {done}, all saved; the same line goes on from there")
+            return TERMINATED
     cases = _lesion_cases(run, workdir)
-    if cases and jax.process_index() == 0:
+    if cases and jax.process_count() > 1:
+        log.info("evaluate with one process: the same line with --evaluate and without --distributed")
+    elif cases:
         path = _CHECKPOINT.value or workdir
         model = load_model(path)
         calibration = _calibration(run, workdir, path, model)

@@ -43,11 +43,15 @@ def training_batches(
         raise ConfigError(f"training.batch_size is {batch_size}, not a multiple of {process_count} processes")
     if len(source) < batch_size:
         raise ConfigError(f"training.batch_size is {batch_size}, but the split has only {len(source)} slices")
+    share = batch_size // process_count
+
+    def mine(indices: np.ndarray) -> RawBatch:
+        # Contiguous parts, so that the global batch keeps its order: random draws go by an image's place in it.
+        slices = [source[i] for i in indices[process_index * share : (process_index + 1) * share]]
+        return {name: np.stack([part[name] for part in slices]) for name in slices[0]}
+
     dataset = (
-        grain.MapDataset.source(source)
-        .shuffle(seed=seed)
-        .repeat()[process_index::process_count]
-        .batch(batch_size // process_count, drop_remainder=True)
+        grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat().batch(batch_size, drop_remainder=True).map(mine)
     )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCH_BATCHES))
     return iter(dataset.to_iter_dataset(options))

@@ -9,6 +9,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
@@ -97,7 +98,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(batches),
+                data=ocp.args.JsonSave(batches.get_state()),
                 about=ocp.args.JsonSave(about.to_dict()),
             ),
         )
@@ -118,12 +119,13 @@ class Checkpoints:
                     step,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(abstract),
-                        data=grain.checkpoint.CheckpointRestore(batches),
+                        data=ocp.args.JsonRestore(),
                     ),
                 )
             except Exception as error:  # Orbax raises what its many layers raise
                 self._set_aside(step, error)
                 continue
+            batches.set_state(restored["data"])
             return restored["state"]
         raise CheckpointError(f"{self.folder}: no checkpoint in it can be read; delete the folder to train anew")
 
@@ -133,6 +135,8 @@ class Checkpoints:
         log.error("checkpoint %d cannot be read (%s); moved to %s, trying the one before", step, reason, aside)
         if jax.process_index() == 0:
             (self.folder / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
 
 

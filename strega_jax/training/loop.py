@@ -1,5 +1,6 @@
 """The training loop: from a slice store to checkpoints, exactly resumable."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -50,7 +51,7 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
         DivergedError: NaN or infinite loss.
     """
     source = store.source("train")
-    total = run.training.steps or math.ceil(run.training.epochs * len(source) / run.training.batch_size)
+    total = total_steps(run, len(source))
     mesh = meshes.data_mesh()
     meshes.check_divides(mesh, run.training.batch_size, run.optimiser.accumulate)
     _claim_workdir(workdir, run, store)
@@ -77,13 +78,20 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
             log.info("%s", parameter_table(state.params))
         step_function = make_train_step(detector, optimizer, run, store.normalisation, mesh)
         validator = Validator(detector, store, mesh, run)
-        with MetricsLog(workdir, int(state.step)) as metrics_log, Termination() as termination:
+        leader = jax.process_index() == 0
+        log_context = MetricsLog(workdir, int(state.step)) if leader else contextlib.nullcontext()
+        with log_context as metrics_log, Termination() as termination:
             try:
                 return Loop(run, step_function, validator, mesh, about, checkpoints, metrics_log, termination).run(
                     state, batches, workdir / "profile" if profile else None
                 )
             finally:
                 batches.close()
+
+
+def total_steps(run: Run, slices: int) -> int:
+    """Optimiser steps of a whole run over so many training slices."""
+    return run.training.steps or math.ceil(run.training.epochs * slices / run.training.batch_size)
 
 
 def parameter_table(params: Any) -> str:
@@ -104,7 +112,7 @@ class Loop:
     mesh: jax.sharding.Mesh
     about: About
     checkpoints: Checkpoints
-    metrics_log: MetricsLog
+    metrics_log: MetricsLog | None  # of the first process
     termination: Termination
 
     def run(self, state: TrainState, batches: Any, profile: Path | None) -> int:
@@ -129,7 +137,7 @@ class Loop:
                     pending = None
                     self.checkpoints.save(step, state, batches, self.about)
                 if last or step % settings.validate_every == 0:
-                    self.validator(step, state, self.metrics_log, leader)
+                    self.validator(step, state, self.metrics_log)
                     meter.restart()
                 if last:
                     self.checkpoints.wait()
@@ -155,7 +163,7 @@ class Loop:
             numbers = {name: float(value) for name, value in metrics.items()}
             numbers |= meter.read()
             bar.set_postfix_str(f"loss {loss:.4g}, {numbers['images_per_second']:.3g} images/s")
-            if jax.process_index() == 0:
+            if self.metrics_log is not None:
                 self.metrics_log.write(step, numbers)
 
 

@@ -28,24 +28,25 @@ class Validator:
         self._raw = _sample(store.source("dev"), VALIDATION_SLICES) if has_dev else None
         self._normalisation = store.normalisation
 
-    def __call__(self, step: int, state: TrainState, log: MetricsLog, leader: bool) -> None:
+    def __call__(self, step: int, state: TrainState, log: MetricsLog | None) -> None:
         if self._raw is None:
             return
         share = self._batch // jax.process_count()
         mine = {name: part[jax.process_index() :: jax.process_count()] for name, part in self._raw.items()}
         # Whole batches only: a filled-up one would mix empty slices into the mean.
-        whole = max(share, len(mine["position"]) // share * share)
+        fewest = len(self._raw["position"]) // jax.process_count()
+        whole = max(share, fewest // share * share)
         sums: dict[str, float] = {}
         count = 0
         for raw, real in padded_batches(mine["images"][:whole], mine["position"][:whole], share):
             batch = shard_batch(self._mesh, raw)
             metrics, reconstruction = self._step(state.best_variables, batch, self._key, state.step)
-            if count == 0 and leader and jax.process_count() == 1:
+            if count == 0 and log is not None and jax.process_count() == 1:
                 self._picture(step, raw["images"][:real], np.asarray(reconstruction)[:real], log)
             count += 1
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-        if leader:
+        if log is not None:
             log.write(step, {f"validation_{name}": value / count for name, value in sums.items()})
 
     def _picture(self, step: int, images: np.ndarray, reconstruction: np.ndarray, log: MetricsLog) -> None:
