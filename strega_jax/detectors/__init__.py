@@ -18,7 +18,6 @@ SHARED = (  # modules of this package that are no method
     "layers",
     "pyramid",
     "residual",
-    "transformer",
 )
 
 
