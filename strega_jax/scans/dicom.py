@@ -25,6 +25,9 @@ SPACING_TOLERANCE = 0.05  # of the distance between slices
 SIDEWAYS_MM = 0.5  # slices must be stacked straight: this far aside they may lie
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 CONVERT = "convert it with dcm2niix"
+USED = ("SeriesInstanceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+        "PhotometricInterpretation", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
+        "RescaleSlope", "RescaleIntercept", "BitsAllocated", "BitsStored", "PixelRepresentation")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +222,8 @@ def _read(path: Path, *, pixels: bool) -> "pydicom.Dataset":
         for name in ("Rows", "Columns") if pixels else ():
             if not 0 < int(data[name].value) < 2**16:
                 raise ValueError(f"{name} is {data[name].value}")
+        for name in USED:
+            data.get(name)  # pydicom decodes an element when it is asked for, and may fail only then
         _check_counts(path, data)
     except ScanError:
         raise
