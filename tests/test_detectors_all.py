@@ -59,6 +59,8 @@ def test_its_config_fits_its_slices_in_either_precision(name, dtype):
 
 UNUSUAL = {
     "aae": {"maps": (4, 8), "latent": 4, "critic_units": (8,)},  # two optimisers
+    "vq_vae": {"maps": (4, 4, 4), "codes": 8, "code_width": 4, "width": 8, "heads": 2, "layers": 1,
+               "restorations": 2, "autoencoder_steps": 3},  # two stages, the restart in the first
     "tissue_atlas": {"bins": 4},  # no parameters
 }  # fmt: skip
 

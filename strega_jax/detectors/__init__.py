@@ -18,6 +18,7 @@ SHARED = (  # modules of this package that are no method
     "layers",
     "pyramid",
     "residual",
+    "transformer",
 )
 
 
