@@ -25,10 +25,17 @@ def get_config() -> ConfigDict:
     """See the module's docstring."""
     return as_config(
         Run(
-            model={"sign": "absolute"},
+            # CSF and GM where WM is usual, CSF where GM is, and what is beyond WM (its channel is a third of the scale)
+            model={
+                "atlas_heights": 39,
+                "reconstruction": "l2",
+                "kl_weight": 0.1,
+                "sign": "contrast",
+                "channel_weights": (2.0, 1.0, 0.0, 6.0),
+            },
             preprocess=Preprocess(
                 window_percentiles=(3.0, 90.0),
-                representation="fractions",
+                representation="fractions_excess",
                 grid="template",
                 size=96,
                 field_of_view_mm=192.0,
@@ -37,7 +44,15 @@ def get_config() -> ConfigDict:
             ),
             augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
-            training=Training(batch_size=32, steps=2000, log_every=20, validate_every=500, checkpoint_every=250),
-            postprocess=Postprocess(smooth_mm=6.0, threshold="healthy", healthy_rate=0.02, min_volume_ml=2.0),
+            training=Training(batch_size=32, steps=2500, log_every=20, validate_every=500, checkpoint_every=250),
+            postprocess=Postprocess(
+                ceiling=2.0,
+                smooth_mm=6.0,
+                mirror=True,
+                threshold="seeded",
+                healthy_rate=1e-4,
+                peak_share=0.35,
+                min_volume_ml=1.0,
+            ),
         )
     )

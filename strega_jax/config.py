@@ -25,8 +25,9 @@ class Preprocess:
     # at one end and residual skull at the other would otherwise claim a tissue class of their own
     window_percentiles: tuple[float, float] = (0.0, 100.0)
     tissue: Literal["fsl", "robust", "external"] = "fsl"  # preset of the segmentation; external: FAST files
-    # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; intensity: restored image
-    representation: Literal["pveseg", "seg", "fractions", "intensity"] = "pveseg"
+    # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; fractions_excess: these and what
+    # lies beyond white matter on the classes' own intensity scale; intensity: restored image
+    representation: Literal["pveseg", "seg", "fractions", "fractions_excess", "intensity"] = "pveseg"
     # stretch: each slice resized to the square (the paper's letter); pad: made square in mm first;
     # fixed: `field_of_view_mm` about the brain's centre; template: the same after affine alignment to MNI152
     grid: Literal["stretch", "pad", "fixed", "template"] = "pad"
@@ -65,7 +66,7 @@ class Preprocess:
     @property
     def channels(self) -> int:
         """Channels of a slice."""
-        return 3 if self.representation == "fractions" else 1
+        return {"fractions": 3, "fractions_excess": 4}.get(self.representation, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +158,20 @@ class Training:
 class Postprocess:
     """Score map → mask, on the scan's own grid, axial slice by axial slice."""
 
+    ceiling: float = 0.0  # scores above count as this, so that one bright rim does not outshine the rest; 0: none
     smooth_mm: float = 0.0  # Gaussian sigma on the score map, before the threshold; 0: none
-    threshold: Literal["otsu", "fixed", "healthy"] = "otsu"
+    # subtract the score at the mirrored place of the other hemisphere: healthy anatomy and what sets one scanner
+    # apart from another are nearly symmetric, lesions are not. Needs preprocess.grid=template
+    mirror: bool = False
+    # seeded: all above `peak_share` of the scan's highest score, in components that somewhere reach the healthy
+    # threshold; where no voxel does, nothing is marked
+    threshold: Literal["otsu", "fixed", "healthy", "seeded"] = "otsu"
     scope: Literal["slice", "volume"] = "slice"  # of Otsu's histogram
-    value: float = 0.0  # fixed: the threshold; otsu: a slice whose threshold falls below it stays empty
-    healthy_rate: float = 0.01  # healthy: share of healthy brain voxels that may lie above
+    # fixed: the threshold; seeded: that of the seeds, 0: from healthy scans; otsu: a slice whose threshold falls
+    # below it stays empty
+    value: float = 0.0
+    healthy_rate: float = 0.01  # healthy, seeded: share of healthy brain voxels that may lie above the threshold
+    peak_share: float = 0.35  # seeded: share of the highest score down to which a component reaches
     opening_radius: int = 0  # pixels, disk; 0: no opening by structuring element
     min_area_px: int = 0  # smaller components of a slice are dropped (area opening)
     min_area_mm2: float = 0.0  # the same in mm²; the larger of both counts
@@ -170,6 +180,7 @@ class Postprocess:
 
     def __post_init__(self) -> None:
         for name in (
+            "ceiling",
             "smooth_mm",
             "value",
             "opening_radius",
@@ -178,7 +189,18 @@ class Postprocess:
             "min_volume_ml",
         ):
             _require(getattr(self, name) >= 0, f"postprocess.{name}", getattr(self, name), "≥ 0")
-        _require(0 < self.healthy_rate < 1, "postprocess.healthy_rate", self.healthy_rate, "in (0, 1)")
+        for name in ("healthy_rate", "peak_share"):
+            _require(0 < getattr(self, name) < 1, f"postprocess.{name}", getattr(self, name), "in (0, 1)")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the threshold comes from healthy scans."""
+        return self.threshold == "healthy" or (self.threshold == "seeded" and self.value == 0)
+
+    @property
+    def refinement(self) -> dict[str, float | bool]:
+        """What is done to scores before they are compared with a threshold; a calibration holds for these."""
+        return {"ceiling": self.ceiling, "smooth_mm": self.smooth_mm, "mirror": self.mirror}
 
 
 @dataclasses.dataclass(frozen=True)

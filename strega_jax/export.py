@@ -117,7 +117,8 @@ def _with_fixed_threshold(run: Run, calibration: Calibration | None) -> Run:
     value = healthy_value(run.postprocess, calibration)
     if value is None:
         return run
-    postprocess = dataclasses.replace(run.postprocess, threshold="fixed", value=value)
+    kind = "seeded" if run.postprocess.threshold == "seeded" else "fixed"
+    postprocess = dataclasses.replace(run.postprocess, threshold=kind, value=value)
     return dataclasses.replace(run, postprocess=postprocess)
 
 

@@ -148,12 +148,12 @@ def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
 
 def _calibration(run: Run, workdir: Path, checkpoint: str | Path, model: Model) -> Calibration | None:
     """The checkpoint's healthy scores; taken now if the settings need them and the store is at hand."""
-    if run.postprocess.threshold != "healthy":
+    if not run.postprocess.needs_calibration:
         return None
     found = load_calibration(checkpoint)
-    if found and found.smooth_mm == run.postprocess.smooth_mm:
+    if found and found.refinement == run.postprocess.refinement:
         return found
-    calibration = calibrate(model, SliceStore.open(_store_path(run, workdir)), run.postprocess.smooth_mm)
+    calibration = calibrate(model, SliceStore.open(_store_path(run, workdir)), run.postprocess)
     save_calibration(workdir, calibration)
     return calibration
 

@@ -52,7 +52,7 @@ def small_workdir() -> Path:
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(1, state, training_batches(source, 8, 0, 1), about)
     model = load_model(folder)
-    save_calibration(folder, calibrate(model, store, RUN.postprocess.smooth_mm))
+    save_calibration(folder, calibrate(model, store, RUN.postprocess))
     save_reference(folder, make_reference(model, store))
     return folder
 

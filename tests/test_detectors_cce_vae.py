@@ -13,6 +13,7 @@ from strega_jax.augment.context import ContextEncoding
 from strega_jax.detectors import build, names
 from strega_jax.detectors.base import Batch, Detector
 from strega_jax.detectors.cce_vae import CceVae, kl_divergence
+from strega_jax.detectors.tissue_atlas import TissueAtlas
 from strega_jax.errors import ConfigError
 
 SMALL = {"maps": (8, 16), "latent": 12}
@@ -152,6 +153,38 @@ def test_channel_weights_weigh_the_residuals_of_the_channels():
         detector, variables = fresh(channels=3, channel_weights=weights)
         parts.append(score(detector, variables, batch))
     np.testing.assert_allclose(0.5 * parts[0] + 2 * parts[1] + 3 * parts[2], parts[3], rtol=1e-5)
+
+
+def test_contrast_weighs_channels_against_each_other_before_it_is_cut_at_zero():
+    batch = slices(channels=3)
+    detector, variables = fresh(channels=3, sign="contrast", channel_weights=(2.0, -1.0, 0.5))
+    residual = np.asarray(batch["images"] - jax.jit(detector.reconstruct)(variables, batch))
+    expected = np.maximum(residual @ np.array([2.0, -1.0, 0.5], np.float32), 0) * np.asarray(batch["brain"])
+    np.testing.assert_allclose(score(detector, variables, batch), expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="channel_weights"):
+        CceVae(**SMALL, channel_weights=(1.0, -1.0))
+
+
+def test_with_an_atlas_the_network_models_deviations_from_the_healthy_mean():
+    batch = slices(channels=3)
+    detector, variables = CceVae(**SMALL, atlas_heights=4), weights(3)
+    atlas = TissueAtlas(bins=4)
+    fresh_atlas = jax.jit(atlas.init, static_argnums=1)(jax.random.key(0), (SIDE, SIDE, 3))["atlas"]
+    variables = {**variables, "atlas": fresh_atlas}
+    _, aux = loss(detector, variables, batch)
+    jax.tree.map(  # the atlas detector's own statistics of the batch
+        np.testing.assert_array_equal,
+        aux.mutable["atlas"],
+        jax.jit(atlas.loss)(variables, batch, jax.random.key(0), jnp.int32(0))[1].mutable["atlas"],
+    )
+    learnt = {**variables, "atlas": aux.mutable["atlas"]}
+    mean = np.asarray(jax.jit(atlas.reconstruct)(learnt, batch)) * np.asarray(batch["brain"])[..., None]
+    assert np.abs(mean).max() > 0.1
+    # Of images without deviation the network sees nothing, whatever the anatomy
+    usual = {**batch, "images": jnp.asarray(mean)}
+    nothing = {**batch, "images": jnp.zeros_like(batch["images"])}
+    plain = jax.jit(CceVae(**SMALL).reconstruct)(weights(3), nothing)
+    np.testing.assert_allclose(jax.jit(detector.reconstruct)(learnt, usual) - mean, plain, atol=1e-4)
 
 
 def test_latent_samples_follow_the_key_and_their_mean_settles():

@@ -121,13 +121,23 @@ def test_the_guard_keeps_quiet_slices_empty(score: np.ndarray, brain: np.ndarray
     assert mask_from_score(loud, brain, SPACING, Postprocess()).sum() > 1000
 
 
-def test_smoothing_equals_scipy_and_respects_spacing(score: np.ndarray, brain: np.ndarray) -> None:
-    spacing = (1.0, 1.0, 3.0)
-    smooth = ndimage.gaussian_filter(score.astype(np.float64), (2, 2, 2 / 3), mode="constant") * brain
-    mask = mask_from_score(score, brain, spacing, Postprocess(threshold="fixed", value=0.03, smooth_mm=2.0))
-    clear = np.abs(smooth - 0.03) > 1e-6
-    assert 0 < mask.sum() < brain.sum()
-    np.testing.assert_array_equal(mask[clear], (smooth > 0.03)[clear])
+def test_components_grow_from_seeds_down_to_a_share_of_the_peak(brain: np.ndarray) -> None:
+    score = np.zeros(SHAPE, np.float32)
+    score[20:24, 20:24, 10:13] = 0.5  # reaches the seeds' threshold, through one voxel
+    score[22, 22, 11] = 1.0
+    score[19, 19, 9] = 0.4  # touches its corner
+    score[20, 28, 11] = 0.3  # above no share of the peak
+    score[30:34, 30:34, 10:13] = 0.7  # never reaches it
+    settings = Postprocess(threshold="seeded", peak_share=0.35)
+    mask = mask_from_score(score, brain, SPACING, settings, healthy_threshold=0.8)
+    expected = np.zeros(SHAPE, bool)
+    expected[20:24, 20:24, 10:13] = expected[19, 19, 9] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert not mask_from_score(score, brain, SPACING, settings, healthy_threshold=1.0).any()
+    fixed = dataclasses.replace(settings, value=0.6)
+    assert mask_from_score(score, brain, SPACING, fixed)[31, 31, 11]
+    with pytest.raises(ConfigError, match="'seeded'"):
+        mask_from_score(score, brain, SPACING, settings)
 
 
 def test_threshold_from_healthy_scans(score: np.ndarray, brain: np.ndarray) -> None:

@@ -25,6 +25,7 @@ from strega_jax.detectors.layers import (
     initialise,
     space_to_depth,
 )
+from strega_jax.detectors.tissue_atlas import TissueAtlas
 from strega_jax.errors import ConfigError
 
 HEAD_GRID = 8  # dense head: the map is halved until no side is longer than this, …
@@ -57,18 +58,24 @@ class CceVae:
     reconstruction: Literal["l1", "l2"] = "l1"  # absolute or squared difference
     kl_warmup_steps: int = 0  # steps before the KL weight, rising evenly, is full
     context: ContextEncoding = dataclasses.field(default_factory=ContextEncoding)  # what the CE branch does not see
-    # anomaly is image − reconstruction: brighter than healthy (positive), darker, or either
-    sign: Literal["positive", "negative", "absolute"] = "positive"
-    channel_weights: tuple[float, ...] = ()  # of the residual's channels in the score; empty: all 1
+    # > 0: the network sees and reconstructs deviations from the healthy mean of each pixel at so many heights, a
+    # running average of the training images (`tissue_atlas`); for slices aligned to a template
+    atlas_heights: int = 0
+    # anomaly is image − reconstruction: brighter than healthy (positive), darker, or either, channel by channel;
+    # contrast: the channels' weighted sum, which may weigh some against others, where it is above 0
+    sign: Literal["positive", "negative", "absolute", "contrast"] = "positive"
+    # of the residual's channels in the score; empty: all 1; below 0 with `contrast` alone
+    channel_weights: tuple[float, ...] = ()
     samples: int = 0  # latent samples whose mean reconstruction is scored; 0: the posterior mean's
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters, output, losses: float32
 
     def __post_init__(self) -> None:
         for name in ("latent", "blocks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "≥ 1")
-        for name in ("kl_weight", "ce_weight", "kl_warmup_steps", "samples"):
+        for name in ("kl_weight", "ce_weight", "kl_warmup_steps", "samples", "atlas_heights"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "≥ 0")
-        _require(min(self.channel_weights, default=0) >= 0, "channel_weights", self.channel_weights, "≥ 0")
+        lowest = min(self.channel_weights, default=0)
+        _require(lowest >= 0 or self.sign == "contrast", "channel_weights", self.channel_weights, "≥ 0")
         _require(len(self.maps) >= 1 and min(self.maps, default=0) >= 2, "maps", self.maps, "one or more numbers ≥ 2")
 
     def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
@@ -82,7 +89,8 @@ class CceVae:
             raise ConfigError(f"images of {h}×{w} pixels do not fit cce_vae: both sides must be multiples of {step}")
         if self.channel_weights and len(self.channel_weights) != c:
             raise ConfigError(f"model.channel_weights has {len(self.channel_weights)} values; the images, {c} channels")
-        return initialise(self._network(image_shape), key, image_shape)
+        variables = initialise(self._network(image_shape), key, image_shape)
+        return {**self._atlas.init(key, image_shape), **variables} if self.atlas_heights else variables
 
     def loss(self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array) -> tuple[Float[Array, ""], Aux]:
         """Eq. 14, averaged over the batch; metrics `kl`, `rec`, `rec_ce` (unweighted, reduced as `objective` says).
@@ -90,7 +98,8 @@ class CceVae:
         The branches are two passes, each normalised by its own batch statistics; the running averages, which
         inference uses, follow the VAE branch alone, because inference sees whole images.
         """
-        images, network = batch["images"], self._network(batch["images"].shape[1:])
+        network = self._network(batch["images"].shape[1:])
+        images = batch["images"] - self._usual(variables, batch)
         mask_key, noise_key = jax.random.split(key)
         (mean, log_variance), variables = _train(network, variables, images, method="encode")
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
@@ -107,19 +116,23 @@ class CceVae:
         warm = jnp.minimum(1.0, (step.astype(jnp.float32) + 1) / (self.kl_warmup_steps + 1))
         total = self.kl_weight * kl_weight * warm * kl + rec_weight * rec + self.ce_weight * ce_weight * rec_ce
         mutable = {name: value for name, value in renewed.items() if name != "params"}
+        if self.atlas_heights:
+            mutable |= self._atlas.loss(variables, batch, key, step)[1].mutable
         return total, Aux({"kl": kl, "rec": rec, "rec_ce": rec_ce}, mutable)
 
     def reconstruct(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
         """The decoder's image of the posterior mean, float32."""
-        network = self._network(batch["images"].shape[1:])
-        mean, _ = _infer(network, variables, batch["images"], method="encode")
-        return _infer(network, variables, mean, method="decode")
+        network, usual = self._network(batch["images"].shape[1:]), self._usual(variables, batch)
+        mean, _ = _infer(network, variables, batch["images"] - usual, method="encode")
+        return usual + _infer(network, variables, mean, method="decode")
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
         """Residual of the set sign, weighted over channels; ≥ 0, 0 outside the brain. `key` serves `samples` only."""
         residual = batch["images"] - self._healthy(variables, batch, key)
         parts = {"positive": jax.nn.relu, "negative": lambda r: jax.nn.relu(-r), "absolute": jnp.abs}
         weights = jnp.asarray(self.channel_weights or (1.0,) * residual.shape[-1], jnp.float32)
+        if self.sign == "contrast":
+            return jax.nn.relu(residual @ weights) * batch["brain"]
         return (parts[self.sign](residual) @ weights) * batch["brain"]
 
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -129,8 +142,8 @@ class CceVae:
     def _healthy(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
         if not self.samples:
             return self.reconstruct(variables, batch)
-        network = self._network(batch["images"].shape[1:])
-        mean, log_variance = _infer(network, variables, batch["images"], method="encode")
+        network, usual = self._network(batch["images"].shape[1:]), self._usual(variables, batch)
+        mean, log_variance = _infer(network, variables, batch["images"] - usual, method="encode")
         noise = jax.random.normal(key, (self.samples, *mean.shape))
 
         def add(total: Array, sample: Array) -> tuple[Array, None]:
@@ -138,7 +151,18 @@ class CceVae:
             return total + _infer(network, variables, z, method="decode"), None
 
         total, _ = jax.lax.scan(add, jnp.zeros_like(batch["images"]), noise)
-        return total / self.samples
+        return usual + total / self.samples
+
+    @property
+    def _atlas(self) -> TissueAtlas:
+        return TissueAtlas(bins=max(1, self.atlas_heights))
+
+    def _usual(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
+        """The healthy mean of each brain pixel; 0 outside the brain, and everywhere without an atlas."""
+        if not self.atlas_heights:
+            return jnp.zeros_like(batch["images"])
+        mean = self._atlas.reconstruct(variables, batch)
+        return jax.lax.stop_gradient(mean * batch["brain"][..., None])
 
     def _difference(self, target: Array, output: Array) -> Array:
         return jnp.abs(target - output) if self.reconstruction == "l1" else jnp.square(target - output)

@@ -26,7 +26,6 @@ from strega_jax.inference.calibration import Calibration
 from strega_jax.inference.detect import Detection, detect_scan
 from strega_jax.inference.model import Model
 from strega_jax.inference.write import write_detection
-from strega_jax.postprocess.smoothing import smooth_score
 from strega_jax.scans.cohorts import Case, read_truth
 from strega_jax.scans.files import replacing
 from strega_jax.scans.geometry import check_truth_in_brain
@@ -93,10 +92,7 @@ def _evaluate_case(
     about = {"case": case.name, "cohort": group, "subject": case.subject, "contrast": case.contrast}
     brain = detection.slices.brain
     check_truth_in_brain(truth, brain, str(case.mask))
-    score = detection.score
-    if settings.smooth_mm > 0:  # what the threshold sees is what is ranked
-        score = smooth_score(score, settings.smooth_mm, scan.spacing_mm) * brain
-    numbers, match = score_volume_and_lesions(score, detection.mask, truth, brain, scan.spacing_mm)
+    numbers, match = score_volume_and_lesions(detection.score, detection.mask, truth, brain, scan.spacing_mm)
     results.rows.append({**about, "method": model.about.run.detector, **numbers})
     results.matches.append(match)
     baselines = {**class_masks(detection.slices.tissue), "intensity threshold": bright_mask(scan, brain)}
@@ -139,10 +135,10 @@ def stages(detection: Detection, truth: Bool[np.ndarray, "x y z"]) -> dict[str, 
 
 
 def _as_one_channel(images: Shaped[np.ndarray, "k h w c"]) -> Shaped[np.ndarray, "k h w"]:
-    """Fractions CSF, GM, WM as one grey image, like the label map they stand for."""
+    """Fractions CSF, GM, WM as one grey image, like the label map they stand for; a channel after them is left out."""
     if images.shape[-1] == 1:
         return images[..., 0]
-    return images @ (np.arange(1, images.shape[-1] + 1, dtype=np.float32) / images.shape[-1])
+    return images[..., :3] @ (np.arange(1, 4, dtype=np.float32) / 3)
 
 
 def _write(model: Model, cases: Sequence[Case], settings: Postprocess, output: Path, results: _Results) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float
 
-from strega_jax.config import Contrast, Postprocess
-from strega_jax.errors import CheckpointError
-from strega_jax.postprocess import mask_from_score
+from strega_jax.config import Contrast, Postprocess, Preprocess
+from strega_jax.errors import CheckpointError, ConfigError
+from strega_jax.postprocess import mask_from_score, refine_scores
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
 
@@ -45,7 +45,8 @@ class Detection:
         scan: the scan.
         slices: what the network saw.
         reconstruction: (k, h, w, c) float32, what it expected to see, as `slices.images`.
-        score: (x, y, z) float32 anomaly score on the scan's canonical grid; 0 outside the brain.
+        score: (x, y, z) float32 anomaly score on the scan's canonical grid, refined as the threshold sees it; 0
+            outside the brain.
         mask: (x, y, z) what is marked as anomalous.
         uncertainty: (x, y, z) float32 standard deviation of the score over latent samples, if it was asked for.
     """
@@ -99,7 +100,7 @@ def detect_slices(
 ) -> Detection:
     """`detect_scan` for a scan that is preprocessed already."""
     scores, reconstruction = model.score(slices.images, slices.position)
-    score = slices.back(scores)
+    score = slices.back(_refined(scores, scan, slices, model, settings))
     mask = mask_from_score(
         score, slices.brain, scan.spacing_mm, settings, healthy_threshold=healthy_value(settings, calibration)
     )
@@ -111,13 +112,34 @@ def detect_slices(
     return Detection(scan, slices, reconstruction, score, mask, uncertainty)
 
 
+def _refined(
+    scores: Float[np.ndarray, "k h w"], scan: Scan, slices: SliceVolume, model: Scorer, settings: Postprocess
+) -> Float[np.ndarray, "k h w"]:
+    """Scores of the network's slices → refined scores of the same slices."""
+    check_mirror(settings, model.about.preprocess)
+    h, w, k = slices.grid.shape
+    stack, brain = np.zeros((k, h, w), np.float32), np.zeros((k, h, w), bool)
+    stack[slices.indices], brain[slices.indices] = scores, slices.images.max(axis=-1) > 0
+    h_mm, w_mm, k_mm = slices.grid.spacing_mm(scan)
+    return refine_scores(stack, brain, (k_mm, h_mm, w_mm), settings)[slices.indices]
+
+
+def check_mirror(settings: Postprocess, preprocess: Preprocess) -> None:
+    """Raise ConfigError where `mirror` is asked of slices whose midline is not known."""
+    if settings.mirror and preprocess.grid != "template":
+        raise ConfigError(
+            f"config field postprocess.mirror needs slices aligned to the template; preprocess.grid is "
+            f"{preprocess.grid!r}. Prepare with grid='template', or leave mirror out"
+        )
+
+
 def healthy_value(settings: Postprocess, calibration: "Calibration | None") -> float | None:
     """The threshold that the settings take from healthy scans, if they do."""
-    if settings.threshold != "healthy":
+    if not settings.needs_calibration:
         return None
     if calibration is None:
         raise CheckpointError(
-            "postprocess.threshold is 'healthy', but the checkpoint has no calibration.json beside "
+            f"postprocess.threshold is {settings.threshold!r}, but the checkpoint has no calibration.json beside "
             "it; make it with `python -m strega_jax.train --evaluate`, or choose 'otsu'"
         )
-    return calibration.threshold(settings.healthy_rate, settings.smooth_mm)
+    return calibration.threshold(settings)

@@ -4,6 +4,7 @@ from strega_jax.postprocess.components import Component, SliceBox, find_componen
 from strega_jax.postprocess.healthy import healthy_threshold, healthy_thresholds
 from strega_jax.postprocess.mask import bounding_box, mask_from_score
 from strega_jax.postprocess.otsu import otsu_thresholds
+from strega_jax.postprocess.refine import refine_scores
 
 __all__ = [
     "Component",
@@ -14,5 +15,6 @@ __all__ = [
     "healthy_thresholds",
     "mask_from_score",
     "otsu_thresholds",
+    "refine_scores",
     "slice_boxes",
 ]

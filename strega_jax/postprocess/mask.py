@@ -2,6 +2,7 @@
 
 import math
 
+import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -9,7 +10,6 @@ from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes, open_by_disk
 from strega_jax.postprocess.otsu import otsu_thresholds
-from strega_jax.postprocess.smoothing import smooth_score
 
 
 def mask_from_score(
@@ -22,9 +22,9 @@ def mask_from_score(
 ) -> Bool[np.ndarray, "x y z"]:
     """The voxels of the brain whose score is strictly above the threshold, cleaned of small specks.
 
-    The order is that of the paper's postprocessing (sec. 2.6): threshold, opening, area opening; a Gaussian before
-    and a filter of 3-D components after it are optional. Otsu's histogram is that of the whole slice (or volume),
-    the zeros outside the brain included.
+    The order is that of the paper's postprocessing (sec. 2.6): threshold, opening, area opening; a filter of 3-D
+    components after it is optional, and what is done to the scores before it is `refine_scores`' work. Otsu's
+    histogram is that of the whole slice (or volume), the zeros outside the brain included.
 
     Args:
         score: (x, y, z) float32, ≥ 0, on the canonical grid; what lies outside the brain is taken as 0.
@@ -32,33 +32,33 @@ def mask_from_score(
         spacing_mm: voxel edge lengths.
         settings: thresholds, radii and smallest sizes.
         healthy_threshold: the threshold from healthy scans (`healthy_threshold()`), which
-            `settings.threshold == "healthy"` needs.
+            `settings.needs_calibration` says is needed.
 
     Returns:
         (x, y, z) bool.
 
     Raises:
         ScanError: the score is not finite, or score and brain differ in shape.
-        ConfigError: `threshold` is `healthy` and no threshold was given.
+        ConfigError: the threshold comes from healthy scans and none was given.
     """
     _check(score, brain)
-    if settings.threshold == "healthy" and healthy_threshold is None:
+    if settings.needs_calibration and healthy_threshold is None:
         raise ConfigError(
-            "config field postprocess.threshold is 'healthy', but no threshold from healthy scans is at hand; "
-            "calibrate on healthy validation scans first, or use 'otsu' or 'fixed'"
+            f"config field postprocess.threshold is {settings.threshold!r}, but no threshold from healthy scans is at "
+            "hand; calibrate on healthy validation scans first, or use 'otsu' or 'fixed'"
         )
     mask = np.zeros(score.shape, bool)
     box = bounding_box(brain)
     if box is None:
         return mask
-    if settings.smooth_mm > 0:
-        score = smooth_score(np.where(brain, score, np.float32(0)), settings.smooth_mm, spacing_mm)
     # Only the brain's box is worked on, slices first; everything beside it is zero. A threshold is never below
     # zero, so nothing outside the brain can lie above it.
     inside = np.where(brain[box], score[box], np.float32(0)).astype(np.float32, copy=False)
     slices = np.ascontiguousarray(inside.transpose(2, 0, 1))
     thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
     marked = slices > thresholds[:, None, None]
+    if settings.threshold == "seeded":
+        marked = _with_seeds(marked, slices > np.float32(settings.value or healthy_threshold or 0))
     marked = _open_within(marked, box, score.shape, settings.opening_radius)
     min_area = max(settings.min_area_px, settings.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
     marked = drop_small_areas(marked, min_area, settings.connectivity)
@@ -94,6 +94,8 @@ def _thresholds(
     """One threshold a slice; infinity where the slice stays empty."""
     if settings.threshold != "otsu":
         value = settings.value if settings.threshold == "fixed" else healthy_threshold
+        if settings.threshold == "seeded":
+            value = settings.peak_share * float(slices.max())
         return np.full(len(slices), value, np.float32)
     if settings.scope == "slice":
         beside = shape[0] * shape[1] - slices[0].size
@@ -102,6 +104,15 @@ def _thresholds(
         beside = int(np.prod(shape)) - slices.size
         thresholds = np.repeat(otsu_thresholds(slices.reshape(1, 1, -1), zeros_beside=beside), len(slices))
     return np.where(thresholds < settings.value, np.float32(np.inf), thresholds)
+
+
+def _with_seeds(marked: Bool[np.ndarray, "k h w"], seeds: Bool[np.ndarray, "k h w"]) -> Bool[np.ndarray, "k h w"]:
+    """The 26-connected components of `marked` that hold a seed, joined over slices."""
+    labels = cc3d.connected_components(marked, connectivity=26)
+    kept = np.zeros(int(labels.max()) + 1, bool)
+    kept[np.unique(labels[seeds & marked])] = True
+    kept[0] = False
+    return kept[labels]
 
 
 def _open_within(

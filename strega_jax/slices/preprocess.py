@@ -18,6 +18,7 @@ BRAIN_FLOOR = 1e-3
 # Restored intensities are divided by this percentile of the brain's.
 INTENSITY_PERCENTILE = 98.0
 INTENSITY_CEILING = 2.0
+WHITE = 3.0  # white matter on the scale of `tissue_standardised`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,9 @@ class SliceVolume:
     """The slices of one scan and where they came from.
 
     Attributes:
-        images: (k, h, w, c) float32; tissue labels divided by 3, fractions, or intensities relative to the
-            brain's bright end; 0 outside the brain and > 0 inside it.
+        images: (k, h, w, c) float32; tissue labels divided by 3, fractions (CSF, GM, WM), these and how far
+            beyond white matter (0 to 1), or intensities relative to the brain's bright end; 0 outside the brain
+            and > 0 inside it.
         indices: (k,) index of each slice in the grid; slices with too little brain are left out.
         position: (k,) float32 height of each slice: 0 the grid's lowest, 1 its highest.
         grid: how slices lie over the scan.
@@ -118,11 +120,37 @@ def _grid(scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], setti
 def _channels(
     scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess
 ) -> list[Float[np.ndarray, "x y z"]]:
-    if settings.representation == "fractions":
-        return [tissue.pve[..., c].astype(np.float32) for c in range(3)]
+    if settings.representation in ("fractions", "fractions_excess"):
+        fractions = [tissue.pve[..., c].astype(np.float32) for c in range(3)]
+        if settings.representation == "fractions":
+            return fractions
+        beyond = np.maximum(tissue_standardised(scan.data, tissue) - np.float32(WHITE), np.float32(0))
+        return [*fractions, np.where(brain, beyond / np.float32(WHITE), np.float32(0))]
     if settings.representation == "intensity":
         restored = tissue.restored.astype(np.float32)
         bright = np.percentile(restored[brain], INTENSITY_PERCENTILE)
         return [np.clip(restored / np.float32(bright), 0, INTENSITY_CEILING)]
     labels = tissue.pveseg if settings.representation == "pveseg" else tissue.seg
     return [labels.astype(np.float32) / np.float32(3)]
+
+
+def tissue_standardised(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float[np.ndarray, "x y z"]:
+    """Intensities on the scale of the tissue classes: the median CSF, GM and WM voxel become 1, 2 and 3.
+
+    Between the medians the map is linear; beyond them it goes on with the same slope, to 0 and to 6. What no
+    healthy tissue shows, such as a rim that takes up contrast agent, keeps a value of its own, which fractions and
+    labels cannot hold. Images of any scanner and contrast come out on the one scale.
+
+    Raises:
+        ScanError: two classes share a median.
+    """
+    medians = np.array([np.median(image[tissue.pveseg == label]) for label in (1, 2, 3)])
+    rank = np.argsort(medians)
+    low, middle, high = medians[rank]
+    if not low < middle < high:
+        raise ScanError("its tissue classes do not differ in intensity; is it the contrast that it is said to be?")
+    # Brightness runs CSF, GM, WM or the other way round (T2w). Three classes' width beyond either end is enough.
+    values = np.array([1.0, 2.0, 3.0])[rank]
+    known = (low - 3 * (middle - low), low, middle, high, high + 3 * (high - middle))
+    scale = (values[0] - 3 * (values[1] - values[0]), *values, values[2] + 3 * (values[2] - values[1]))
+    return np.clip(np.interp(image, known, scale), 0, 2 * WHITE).astype(np.float32)
