@@ -24,6 +24,7 @@ class Preprocess:
     # of the brain's intensities; what lies beyond is set to these before segmentation. Vessels and contrast agent
     # at one end and residual skull at the other would otherwise claim a tissue class of their own
     window_percentiles: tuple[float, float] = (0.0, 100.0)
+    assume_stripped: bool = False  # trust that the brain is extracted; do not check
     tissue: Literal["fsl", "robust", "external"] = "fsl"  # preset of the segmentation; external: FAST files
     # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; fractions_excess: these and what
     # lies beyond white matter on the classes' own intensity scale; intensity: restored image

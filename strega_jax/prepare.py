@@ -8,9 +8,9 @@ that fails is reported at the end and the others are done. Exit code 1 if any sc
     python -m strega_jax.prepare --input=ixi/ --output=stores/ixi_t1 --config=configs/strega.py \\
         --config.preprocess.size=128
 
-Scans must be brain-extracted NIfTI files: a BIDS-like tree, a known data set, or a flat folder. The settings
-are the `preprocess` part of the config. Splits go by subject: from a participants.tsv (columns
-participant_id, split) where there is one, else by --split.
+Scans must be brain-extracted NIfTI files, or come with --masks: a BIDS-like tree, a known data set, or a flat
+folder. The settings are the `preprocess` part of the config. Splits go by subject: from a participants.tsv
+(columns participant_id, split) where there is one, else by --split.
 """
 
 from pathlib import Path
@@ -34,6 +34,7 @@ _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev
 _SEED = flags.DEFINE_integer("seed", 0, "Decides which subject falls into which split.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
 _FAST = flags.DEFINE_string("fast_output", None, "Folder of FAST results, with --config.preprocess.tissue=external.")
+_MASKS = flags.DEFINE_string("masks", None, "Folder of brain masks, each of its scan's file name, for whole heads.")
 _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
 
 
@@ -50,6 +51,7 @@ def main() -> int:
         settings,
         workers=_WORKERS.value,
         fast_output=Path(_FAST.value) if _FAST.value else None,
+        masks=Path(_MASKS.value) if _MASKS.value else None,
         process_index=index,
         process_count=count,
     )

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
 from strega_jax.errors import ScanError
 from strega_jax.scans.cohorts import Case
-from strega_jax.scans.scan import read_scan
+from strega_jax.scans.geometry import check_geometry
+from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
 
@@ -40,6 +42,7 @@ def prepare_cohort(
     *,
     workers: int = 2,
     fast_output: Path | None = None,
+    masks: Path | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Outcome:
@@ -56,6 +59,7 @@ def prepare_cohort(
         settings: preprocessing.
         workers: threads.
         fast_output: folder with FAST results, for `tissue="external"`.
+        masks: folder with a brain mask for every scan, of the scan's file name, on its grid; what is 0 there is cut.
         process_index: of this process.
         process_count: of all.
     """
@@ -67,13 +71,16 @@ def prepare_cohort(
 
     def one(case: Case) -> bool:
         source_sha256 = slice_store.file_sha256(case.image)
+        if masks is not None and (masks / case.image.name).exists():
+            source_sha256 += "+" + slice_store.file_sha256(masks / case.image.name)
         entry = slice_store.read_entry(output, case.name)
         if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
             if entry.split != splits[case.subject]:
                 entry = dataclasses.replace(entry, split=splits[case.subject])
                 slice_store.write_entry(output, entry)
             return False
-        _prepare(case, splits[case.subject], output, settings, digest, source_sha256, fast_output)
+        scan = _cut_out(read_scan(case.image), masks)
+        _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256, fast_output)
         return True
 
     with ThreadPoolExecutor(workers) as pool:
@@ -92,8 +99,18 @@ def prepare_cohort(
     return Outcome(prepared, skipped, tuple(failures))
 
 
+def _cut_out(scan: Scan, masks: Path | None) -> Scan:
+    """The scan, 0 outside its brain mask."""
+    if masks is None:
+        return scan
+    mask = read_scan(masks / scan.path.name, allow_constant=True)
+    check_geometry(scan, mask)
+    return dataclasses.replace(scan, data=np.where(mask.data > 0, scan.data, np.float32(0)))
+
+
 def _prepare(
     case: Case,
+    scan: Scan,
     split: str,
     output: Path,
     settings: Preprocess,
@@ -101,7 +118,6 @@ def _prepare(
     source_sha256: str,
     fast_output: Path | None,
 ) -> None:
-    scan = read_scan(case.image)
     volume = preprocess(scan, settings, case.contrast, fast_output)  # pyright: ignore[reportArgumentType]
     tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
     slice_store.write_scan(

@@ -80,7 +80,13 @@ def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_outpu
         tissue = read_external(fast_output, scan)
     else:
         image = _windowed(scan.data, settings.window_percentiles)
-        tissue = segment(image, scan.spacing_mm, contrast=contrast, preset=settings.tissue)
+        tissue = segment(
+            image,
+            scan.spacing_mm,
+            contrast=contrast,
+            preset=settings.tissue,
+            assume_stripped=settings.assume_stripped,
+        )
     brain = tissue.seg > 0
     grid = _grid(scan, tissue, brain, settings)
     inside = grid.sample(brain.astype(np.float32)) > 0.5

@@ -134,3 +134,13 @@ def class_statistics(
     weight = jnp.maximum(rows[:, 0], jnp.float32(1e-6))
     means = rows[:, 1] / weight
     return means, jnp.maximum(rows[:, 2] / weight - means * means, jnp.float32(1e-8))
+
+
+def pooled_variances(
+    p: Volumes, inside: Float[Array, "x y z"], variances: Float[Array, "k"], share: float
+) -> Float[Array, "k"]:
+    """Each class's variance drawn towards the mean over all voxels, `share` of the way on the log scale."""
+    sizes = jnp.stack([volume.sum() for volume in (*p, inside)])
+    sizes = sizes.at[-1].add(-sizes[:-1].sum())
+    common = (sizes * variances).sum() / sizes.sum()
+    return common**share * variances ** (1.0 - share)

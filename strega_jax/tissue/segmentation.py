@@ -37,6 +37,10 @@ class Schedule:
     bias_extent_mm: float = 20.0  # -l
     boost_bias: bool = False  # add what is still smooth in the residual, instead of estimating the field afresh
     linear_final: bool = False  # final rounds on the intensities, where noise has one variance, not on their log
+    ramp_final: bool = False  # final rounds couple neighbours more and more, from none, so that noise is not locked in
+    # weight of the variance common to all classes in that of each (their geometric mean) in the final rounds: on
+    # intensities noise is the same in every tissue, and what makes fluid's variance larger is partial volume
+    pooling: float = 0.0
 
 
 PRESETS: dict[Preset, Schedule] = {
@@ -45,11 +49,13 @@ PRESETS: dict[Preset, Schedule] = {
         bias_rounds=12,
         sweeps=1,
         beta_bias=0.3,
-        beta_final=0.5,
+        beta_final=0.6,
         beta_mixel=0.8,
         bias_extent_mm=50.0,
         boost_bias=True,
         linear_final=True,
+        ramp_final=True,
+        pooling=0.4,
     ),
 }
 
@@ -203,6 +209,8 @@ def _rounds(schedule: Schedule) -> _Round:
     # Statistics alone, where the scale of the intensities changes.
     change = [(0.0, 0, False, True, True)] * schedule.linear_final
     betas = [schedule.beta_bias] + [schedule.beta_final] * (n_final - 1)
+    if schedule.ramp_final:
+        betas = [schedule.beta_final * i / (n_final - 1) for i in range(n_final)]
     final = [(beta, schedule.sweeps, False, True, schedule.linear_final) for beta in betas]
     columns = zip(*(first + with_bias + change + final), strict=True)
     kinds = (np.float32, np.int32, bool, bool, bool)
@@ -252,6 +260,9 @@ def _expectation_maximisation(
         p = jax.lax.fori_loop(0, step.sweeps, sweep, p)
         bias = jax.lax.cond(step.bias, renewed, lambda: bias)
         fresh = hmrf.class_statistics(p, values(bias, step.linear), inside)
+        if schedule.pooling:
+            pooled = hmrf.pooled_variances(p, inside, fresh[1], schedule.pooling)
+            fresh = fresh[0], jnp.where(step.linear, pooled, fresh[1])
         means, variances = (
             jnp.where(step.statistics, new, old) for new, old in zip(fresh, (means, variances), strict=True)
         )
@@ -262,6 +273,8 @@ def _expectation_maximisation(
     data, scale = relative(bias)
     rank = jnp.argsort(means, descending=bright_fluid)
     means, variances = hmrf.class_statistics(p, data, inside)
+    if schedule.pooling:  # mixtures of classes that differ in noise alone
+        variances = hmrf.pooled_variances(p, inside, variances, 1.0)
     low, high = data.min(), data.max()
     grid = jnp.linspace(low, high, mixel.TABLE_SIZE, dtype=jnp.float32)
     bins = jnp.round((data - low) * ((mixel.TABLE_SIZE - 1) / (high - low)))

@@ -1,0 +1,57 @@
+"""Cohorts of whole heads: refused, vouched for, or cut out by their masks."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn import datasets
+
+from strega_jax.config import Preprocess
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.slices.cohort import Outcome, prepare_cohort
+from strega_jax.slices.store import SliceStore
+
+SETTINGS = Preprocess(representation="fractions", grid="fixed", size=48, field_of_view_mm=192.0, slice_spacing_mm=6.0)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MNI152 brain alone, in a head that fills the field of view, and the mask between the two."""
+    folder = tmp_path_factory.mktemp("heads")
+    image = datasets.load_mni152_template(resolution=3)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=3).dataobj) > 0
+    brain = np.asarray(image.dataobj, np.float32) * 1000 * mask
+    head = np.where(mask, brain, np.random.default_rng(0).uniform(50, 100, mask.shape)).astype(np.float32)
+    for name, volume in (("brains", brain), ("heads", head), ("masks", mask.astype(np.uint8))):
+        (folder / name).mkdir()
+        nib.save(nib.Nifti1Image(volume, image.affine), folder / name / "sub-01_T1w.nii.gz")
+    return folder
+
+
+def prepare(heads: Path, kind: str, masks: bool = False) -> Outcome:
+    cases = find_cases(heads / kind)
+    splits = {case.subject: "train" for case in cases}
+    return prepare_cohort(
+        cases, splits, heads / f"store_{kind}", SETTINGS, workers=1, masks=heads / "masks" if masks else None
+    )
+
+
+def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path) -> None:
+    refused = prepare(heads, "heads")
+    assert refused.prepared == 0
+    assert "assume_stripped" in refused.failures[0]
+    assert prepare(heads, "heads", masks=True).prepared == 1
+    assert prepare(heads, "heads", masks=True).skipped == 1
+    assert prepare(heads, "brains").prepared == 1
+    stores = [SliceStore.open(heads / f"store_{kind}") for kind in ("heads", "brains")]
+    arrays = [store.array(store.entries[0]) for store in stores]
+    np.testing.assert_array_equal(*arrays)
+
+
+def test_a_missing_mask_fails_its_scan_alone(heads: Path, tmp_path: Path) -> None:
+    outcome = prepare_cohort(
+        find_cases(heads / "heads"), {"sub-01": "train"}, tmp_path / "store", SETTINGS, workers=1, masks=tmp_path
+    )
+    assert outcome.prepared == 0
+    assert "sub-01_T1w.nii.gz" in outcome.failures[0]
