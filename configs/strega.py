@@ -28,8 +28,9 @@ def get_config() -> ConfigDict:
             # CSF and GM where WM is usual, CSF where GM is, and what is beyond WM (its channel is a third of the scale)
             model={
                 "atlas_heights": 39,
+                "empty_channels": 1,
                 "reconstruction": "l2",
-                "kl_weight": 0.1,
+                "kl_weight": 0.02,
                 "sign": "contrast",
                 "channel_weights": (2.0, 1.0, 0.0, 6.0),
             },
@@ -44,9 +45,9 @@ def get_config() -> ConfigDict:
             ),
             augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
-            training=Training(batch_size=32, steps=2500, log_every=20, validate_every=500, checkpoint_every=250),
+            training=Training(batch_size=32, steps=1500, log_every=20, validate_every=500, checkpoint_every=250),
             postprocess=Postprocess(
-                ceiling=2.0,
+                ceiling=1.5,
                 smooth_mm=6.0,
                 mirror=True,
                 threshold="seeded",

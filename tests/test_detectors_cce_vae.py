@@ -187,6 +187,20 @@ def test_with_an_atlas_the_network_models_deviations_from_the_healthy_mean():
     np.testing.assert_allclose(jax.jit(detector.reconstruct)(learnt, usual) - mean, plain, atol=1e-4)
 
 
+def test_channels_empty_in_health_are_neither_seen_nor_reconstructed():
+    batch = slices(channels=3)
+    detector = CceVae(**SMALL, empty_channels=1)
+    variables = weights(2)
+    other: Batch = {**batch, "images": batch["images"].at[..., 2].set(9.0)}
+    one, two = (np.asarray(jax.jit(detector.reconstruct)(variables, b)) for b in (batch, other))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one[..., 2], 0)
+    pair: Batch = {**batch, "images": batch["images"][..., :2]}
+    np.testing.assert_allclose(one[..., :2], jax.jit(CceVae(**SMALL).reconstruct)(variables, pair), atol=1e-6)
+    with pytest.raises(ConfigError, match="empty_channels"):
+        CceVae(**SMALL, empty_channels=3).init(jax.random.key(0), (SIDE, SIDE, 3))
+
+
 def test_latent_samples_follow_the_key_and_their_mean_settles():
     batch = slices()
     few, variables = fresh(samples=2)

@@ -61,6 +61,8 @@ class CceVae:
     # > 0: the network sees and reconstructs deviations from the healthy mean of each pixel at so many heights, a
     # running average of the training images (`tissue_atlas`); for slices aligned to a template
     atlas_heights: int = 0
+    # the last so many channels are 0 in health: the network does not see them, and reconstructs 0
+    empty_channels: int = 0
     # anomaly is image − reconstruction: brighter than healthy (positive), darker, or either, channel by channel;
     # contrast: the channels' weighted sum, which may weigh some against others, where it is above 0
     sign: Literal["positive", "negative", "absolute", "contrast"] = "positive"
@@ -72,7 +74,7 @@ class CceVae:
     def __post_init__(self) -> None:
         for name in ("latent", "blocks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "≥ 1")
-        for name in ("kl_weight", "ce_weight", "kl_warmup_steps", "samples", "atlas_heights"):
+        for name in ("kl_weight", "ce_weight", "kl_warmup_steps", "samples", "atlas_heights", "empty_channels"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "≥ 0")
         lowest = min(self.channel_weights, default=0)
         _require(lowest >= 0 or self.sign == "contrast", "channel_weights", self.channel_weights, "≥ 0")
@@ -89,7 +91,9 @@ class CceVae:
             raise ConfigError(f"images of {h}×{w} pixels do not fit cce_vae: both sides must be multiples of {step}")
         if self.channel_weights and len(self.channel_weights) != c:
             raise ConfigError(f"model.channel_weights has {len(self.channel_weights)} values; the images, {c} channels")
-        variables = initialise(self._network(image_shape), key, image_shape)
+        if self.empty_channels >= c:
+            raise ConfigError(f"model.empty_channels is {self.empty_channels}; the images have {c} channels in all")
+        variables = initialise(self._network(image_shape), key, (h, w, c - self.empty_channels))
         return {**self._atlas.init(key, image_shape), **variables} if self.atlas_heights else variables
 
     def loss(self, variables: Variables, batch: Batch, key: PRNGKeyArray, step: Array) -> tuple[Float[Array, ""], Aux]:
@@ -99,7 +103,7 @@ class CceVae:
         inference uses, follow the VAE branch alone, because inference sees whole images.
         """
         network = self._network(batch["images"].shape[1:])
-        images = batch["images"] - self._usual(variables, batch)
+        images = self._deviations(variables, batch)
         mask_key, noise_key = jax.random.split(key)
         (mean, log_variance), variables = _train(network, variables, images, method="encode")
         z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
@@ -122,9 +126,9 @@ class CceVae:
 
     def reconstruct(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
         """The decoder's image of the posterior mean, float32."""
-        network, usual = self._network(batch["images"].shape[1:]), self._usual(variables, batch)
-        mean, _ = _infer(network, variables, batch["images"] - usual, method="encode")
-        return usual + _infer(network, variables, mean, method="decode")
+        network = self._network(batch["images"].shape[1:])
+        mean, _ = _infer(network, variables, self._deviations(variables, batch), method="encode")
+        return self._whole(variables, batch, _infer(network, variables, mean, method="decode"))
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
         """Residual of the set sign, weighted over channels; ≥ 0, 0 outside the brain. `key` serves `samples` only."""
@@ -142,16 +146,16 @@ class CceVae:
     def _healthy(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
         if not self.samples:
             return self.reconstruct(variables, batch)
-        network, usual = self._network(batch["images"].shape[1:]), self._usual(variables, batch)
-        mean, log_variance = _infer(network, variables, batch["images"] - usual, method="encode")
+        network, images = self._network(batch["images"].shape[1:]), self._deviations(variables, batch)
+        mean, log_variance = _infer(network, variables, images, method="encode")
         noise = jax.random.normal(key, (self.samples, *mean.shape))
 
         def add(total: Array, sample: Array) -> tuple[Array, None]:
             z = mean + jnp.exp(0.5 * log_variance) * sample
             return total + _infer(network, variables, z, method="decode"), None
 
-        total, _ = jax.lax.scan(add, jnp.zeros_like(batch["images"]), noise)
-        return usual + total / self.samples
+        total, _ = jax.lax.scan(add, jnp.zeros_like(images), noise)
+        return self._whole(variables, batch, total / self.samples)
 
     @property
     def _atlas(self) -> TissueAtlas:
@@ -164,11 +168,22 @@ class CceVae:
         mean = self._atlas.reconstruct(variables, batch)
         return jax.lax.stop_gradient(mean * batch["brain"][..., None])
 
+    def _deviations(self, variables: Variables, batch: Batch) -> Float[Array, "b h w d"]:
+        """What the network is given: the channels it sees, less their healthy mean."""
+        deviations = batch["images"] - self._usual(variables, batch)
+        return deviations[..., : deviations.shape[-1] - self.empty_channels]
+
+    def _whole(self, variables: Variables, batch: Batch, output: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
+        """The network's deviations on top of the healthy mean, empty channels 0."""
+        seen = output.shape[-1]
+        known = output + self._usual(variables, batch)[..., :seen]
+        return jnp.concatenate([known, jnp.zeros_like(batch["images"][..., seen:])], axis=-1)
+
     def _difference(self, target: Array, output: Array) -> Array:
         return jnp.abs(target - output) if self.reconstruction == "l1" else jnp.square(target - output)
 
     def _network(self, image_shape: tuple[int, ...]) -> "Network":
-        return Network(self, image_shape)
+        return Network(self, (*image_shape[:-1], image_shape[-1] - self.empty_channels))
 
 
 def kl_divergence(mean: Float[Array, "b z"], log_variance: Float[Array, "b z"]) -> Float[Array, "b z"]:
