@@ -1,12 +1,14 @@
-"""Put a trained model into one file that needs no checkpoint, no flax and no orbax to run.
+"""Put a trained model into one file that needs no checkpoint, no flax and no orbax to run, or its weights in a folder.
 
     python -m strega_jax.export --checkpoint=runs/ixi_t1 --output=ixi_t1.zip
+    python -m strega_jax.export --checkpoint=runs/ixi_t1 --format=weights --output=weights/
     python -m strega_jax.predict --checkpoint=ixi_t1.zip --input=patient.nii.gz --output=found/
 
 The file holds the network with its weights and normalisation, the settings of pre- and postprocessing, and the
 training cohort in numbers for the input checks; a threshold from healthy scans becomes a fixed one. Formats:
 stablehlo (any batch size; CPU, CUDA and TPU; run by JAX) and onnx (run by onnxruntime; needs
-pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues is JAX in both.
+pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues is JAX in both. The format weights
+is a folder with a safetensors file, a fraction of a checkpoint's size.
 """
 
 import dataclasses
@@ -28,17 +30,22 @@ from strega_jax.inference.detect import healthy_value
 from strega_jax.inference.exported import write_exported
 from strega_jax.inference.model import Model, score_and_reconstruct
 from strega_jax.inference.open import EXPORTED, Opened, open_model
+from strega_jax.inference.weights import save_weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a training run, or one checkpoint.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The file to write, NAME.zip.", required=True)
-_FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "Of the network.")
+_OUTPUT = flags.DEFINE_string("output", None, "The file to write, NAME.zip; for weights, the folder.", required=True)
+_FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx", "weights"], "Of the network.")
 
 
 def main() -> int:
     """Export one checkpoint."""
     output = Path(_OUTPUT.value or "")
+    if _FORMAT.value == "weights":
+        save_weights(open_model(_CHECKPOINT.value or ""), output)
+        print(f"{output}: {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB")
+        return 0
     if output.suffix != EXPORTED:
         raise ConfigError(f"--output={output}: the name must end in {EXPORTED}")
     export_model(open_model(_CHECKPOINT.value or ""), output, _FORMAT.value or "stablehlo")

@@ -1,6 +1,6 @@
 """Find anomalies in brain scans with a trained model.
 
-    python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=patient.nii.gz --output=found/
+    python -m strega_jax.predict --input=patient.nii.gz --output=found/
     python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=brats/ --contrast=T2w --output=found/
     python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=dicom_series/ --output=found/
     python -m strega_jax.predict bids_dir output_dir participant --checkpoint=runs/ixi_t1
@@ -28,12 +28,14 @@ from strega_jax.errors import ConfigError, StregaError
 from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
 from strega_jax.inference.bids import as_flags, derivative_paths, describe_data_set
 from strega_jax.inference.group import PAGE, write_group
-from strega_jax.inference.open import open_model
+from strega_jax.inference.open import SHIPPED, open_model
 from strega_jax.inference.write import DISCLAIMER
 from strega_jax.scans.cohorts import find_cases
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Workdir of a training run, one checkpoint, or a file made by strega_jax.export."
+    "checkpoint",
+    str(SHIPPED),
+    "Workdir of a training run, one checkpoint, or what strega_jax.export made. Default: the package's own weights.",
 )
 _INPUT = flags.DEFINE_string("input", None, "A scan, a folder of scans, or a folder of DICOM series.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if need be.")
@@ -66,9 +68,7 @@ def main() -> int:
     source, output = Path(_INPUT.value), Path(_OUTPUT.value)
     if _LEVEL.value == "group":
         return _group(output)
-    if _CHECKPOINT.value is None:
-        raise ConfigError("--checkpoint is missing: a workdir of strega_jax.train; --help tells more")
-    opened = open_model(_CHECKPOINT.value)
+    opened = open_model(_CHECKPOINT.value or SHIPPED)
     run = opened.model.about.run
     samples = _SAMPLES.value if _SAMPLES.value is not None else int(run.model.get("samples", 0))
     settings = Settings(

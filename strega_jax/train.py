@@ -27,6 +27,7 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.evaluation.evaluate import evaluate
 from strega_jax.inference.calibration import Calibration, calibrate, load_calibration, save_calibration
 from strega_jax.inference.model import Model, load_model
+from strega_jax.inference.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import Case, find_cases, subject_splits
 from strega_jax.scans.demo import make_demo_cohort
@@ -65,6 +66,8 @@ def main() -> int:
         if done < total_steps(run, len(store.source("train"))):
             print(f"{workdir}: stopped by SIGTERM after step {done}, all saved; the same line goes on from there")
             return TERMINATED
+        if jax.process_count() == 1:
+            _describe(run, workdir)
     cases = _lesion_cases(run, workdir)
     if cases and jax.process_count() > 1:
         log.info("evaluate with one process: the same line with --evaluate and without --distributed")
@@ -100,6 +103,14 @@ def _prepare(run: Run, workdir: Path) -> tuple[str, ...]:
 
         multihost_utils.sync_global_devices("prepared")
     return outcome.failures
+
+
+def _describe(run: Run, workdir: Path) -> None:
+    """Leave beside the checkpoints what prediction needs to know of healthy brains."""
+    model, store = load_model(workdir), _open_store(run, workdir)
+    if run.postprocess.needs_calibration:
+        save_calibration(workdir, calibrate(model, store, run.postprocess))
+    save_reference(workdir, make_reference(model, store))
 
 
 def _scans_folder(run: Run, workdir: Path) -> Path:

@@ -98,7 +98,7 @@ def test_dicom_in_nifti_and_segmentation_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--input=x", "--output=y"), "--checkpoint is missing"),
+        (("--input=x", "--output=y", "--checkpoint=nowhere"), "nowhere: no such checkpoint"),
         (("--checkpoint=x", "--input=y"), "--input and --output"),
         (("in", "out", "nobody", "--checkpoint=x"), "unexpected argument"),
         (("in", "out_that_is_not_there", "group"), "no results in it"),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from strega_jax.config import Contrast, Postprocess, build_dataclass
 from strega_jax.inference.detect import detect_scan
-from strega_jax.inference.open import Opened, open_model
+from strega_jax.inference.open import SHIPPED, Opened, open_model
 from strega_jax.inference.quality import Flag, reference_flags, scan_flags
 from strega_jax.inference.write import components_of
 from strega_jax.postprocess import Component
@@ -46,7 +46,7 @@ class Result:
 
 def detect(
     path: str | os.PathLike[str],
-    checkpoint: str | os.PathLike[str] | Opened,
+    checkpoint: str | os.PathLike[str] | Opened = SHIPPED,
     *,
     contrast: Contrast | None = None,
     postprocess: Mapping[str, Any] | None = None,
@@ -56,8 +56,9 @@ def detect(
 
     Args:
         path: NIfTI file, or the folder of one DICOM series.
-        checkpoint: workdir of a training run, one of its checkpoints, a file made by `strega_jax.export`, or what
-            `strega_jax.inference.open.open_model` made of one, which saves loading it again for every scan.
+        checkpoint: workdir of a training run, one of its checkpoints, what `strega_jax.export` made, or what
+            `strega_jax.inference.open.open_model` made of one, which saves loading it again for every scan; default:
+            the weights that come with the package.
         contrast: MR contrast of the scan; default: the training contrast.
         postprocess: settings that replace the checkpoint's, e.g. `{"threshold": "fixed", "value": 0.4}`.
         samples: latent samples for `Result.uncertainty`; 0: none is made.

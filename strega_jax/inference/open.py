@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from strega_jax.inference.calibration import Calibration
 
 EXPORTED = ".zip"
+SHIPPED = Path(__file__).parent.parent / "weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Opened:
         return told
 
 
-def open_model(path: str | os.PathLike[str]) -> Opened:
-    """Load a workdir's newest checkpoint, the checkpoint named, or a file made by `strega_jax.export`.
+def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
+    """Load a workdir's newest checkpoint, the checkpoint named, or what `strega_jax.export` made.
+
+    Without a path, the weights that come with the package.
 
     Raises:
         CheckpointError: it is missing, damaged or of another version.
@@ -54,6 +57,7 @@ def open_model(path: str | os.PathLike[str]) -> Opened:
     # An exported model runs where what these import is not installed.
     from strega_jax.inference.calibration import load_calibration
     from strega_jax.inference.model import load_model
+    from strega_jax.inference.weights import FILE, load_weights
 
-    model = load_model(os.fspath(path))
+    model = load_weights(Path(path)) if (Path(path) / FILE).exists() else load_model(os.fspath(path))
     return Opened(model, load_calibration(Path(path)), load_reference(Path(path)))

@@ -1,0 +1,69 @@
+"""Weights that come with the package: what a checkpoint needs to predict, small, without an optimiser's state.
+
+A folder of `variables.safetensors` (names are paths in the variable collections; whatever is float16 there is float32
+in use), `about.json`, `calibration.json` and `reference.json`, as beside a checkpoint, and `MODEL_CARD.md`.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from strega_jax.detectors import build
+from strega_jax.errors import CheckpointError
+from strega_jax.inference.calibration import save_calibration
+from strega_jax.inference.model import Model
+from strega_jax.inference.open import Opened
+from strega_jax.inference.reference import save_reference
+from strega_jax.scans.files import replacing, write_json
+from strega_jax.training.checkpoints import About
+
+FILE = "variables.safetensors"
+# Statistics of a healthy atlas are many and need no more than three digits.
+HALF_PRECISION = ("atlas",)
+
+
+def save_weights(opened: Opened, folder: Path) -> None:
+    """Write the weights of a checkpoint, its calibration and its reference to `folder`, made if need be.
+
+    Raises:
+        CheckpointError: it is an exported model, or is not described well enough to be handed on.
+    """
+    model = opened.model
+    if not isinstance(model, Model) or opened.reference is None:
+        raise CheckpointError(f"{model.source}: weights are taken from a workdir whose training came to its end")
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = {
+        name: np.asarray(value, np.float16 if name.split("/")[0] in HALF_PRECISION else np.float32)
+        for name, value in traverse_util.flatten_dict(model.variables, sep="/").items()
+    }
+    with replacing(folder / FILE) as temporary:
+        save_file(flat, temporary)
+    write_json(folder / "about.json", model.about.to_dict())
+    save_reference(folder, opened.reference)
+    if opened.calibration is not None:
+        save_calibration(folder, opened.calibration)
+
+
+def load_weights(folder: Path) -> Model:
+    """The model whose weights lie in `folder`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another version.
+    """
+    try:
+        about = About.from_dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
+        flat = load_file(folder / FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: damaged weights ({error}); install the package again") from error
+    detector = build(about.run.detector, about.run.model, about.run.compute_dtype)
+    variables = traverse_util.unflatten_dict({name: value.astype(np.float32) for name, value in flat.items()}, sep="/")
+    wanted = jax.eval_shape(lambda: detector.init(jax.random.key(0), about.image_shape))
+    shapes = jax.tree.map(lambda x: x.shape, wanted)
+    if jax.tree.map(np.shape, variables) != dict(shapes):
+        raise CheckpointError(f"{folder}: the weights are not of a {about.run.detector} with these settings")
+    return Model(detector, jax.device_put(variables), about, str(folder))
