@@ -15,6 +15,7 @@ from strega_jax.config import Postprocess, settings_hash
 from strega_jax.errors import ScanError
 from strega_jax.evaluation.baselines import bright_mask, class_masks
 from strega_jax.evaluation.calibration import healthy_burden
+from strega_jax.evaluation.dose import dose_of, dose_response
 from strega_jax.evaluation.figures import png_bytes, stage_picture
 from strega_jax.evaluation.lesions import LesionMatch, froc, sensitivity_by_size
 from strega_jax.evaluation.metrics import dice
@@ -93,7 +94,7 @@ def _evaluate_case(
     brain = detection.slices.brain
     check_truth_in_brain(truth, brain, str(case.mask))
     numbers, match = score_volume_and_lesions(detection.score, detection.mask, truth, brain, scan.spacing_mm)
-    results.rows.append({**about, "method": model.about.run.detector, **numbers})
+    results.rows.append({**about, "method": model.about.run.detector, **numbers, **dose_of(case.image)})
     results.matches.append(match)
     baselines = {**class_masks(detection.slices.tissue), "intensity threshold": bright_mask(scan, brain)}
     truth_ml = float(truth.sum() * scan.voxel_ml)
@@ -161,6 +162,7 @@ def _write(model: Model, cases: Sequence[Case], settings: Postprocess, output: P
     }
     false_positives, sensitivity = froc(results.matches)
     content["froc"] = {name: {"false_positives": false_positives, "sensitivity": sensitivity}}
+    content["dose_response"] = dose_response(own)
     healthy = [row["marked_ml"] for row in own if row["truth_ml"] == 0]
     if healthy:
         content["healthy"] = {name: healthy_burden(healthy)}
