@@ -54,6 +54,7 @@ def calibrate(model: Model, store: SliceStore, settings: Postprocess) -> Calibra
 
 def save_calibration(workdir: Path, calibration: Calibration) -> None:
     """Put it beside the checkpoints, where `load_calibration` finds it."""
+    workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / FILE, dataclasses.asdict(calibration))
 
 

@@ -1,0 +1,48 @@
+"""The package's own weights: there, small, described, and finding a lesion in a brain of another source."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn import datasets
+
+import strega_jax
+from strega_jax.evaluation.metrics import dice
+from strega_jax.inference.open import SHIPPED, open_model
+from strega_jax.scans.lesions import plant_lesion
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_model()
+
+
+def test_they_are_small_and_say_what_they_are(opened):
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 30e6
+    card = (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for word in ("Research use only", "IXI", "CC BY-SA 3.0", "Limits"):
+        assert word in card, word
+    assert opened.calibration is not None
+    assert opened.reference is not None
+    assert opened.model.about.training_scans == 140
+
+
+def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), path)
+    return path
+
+
+def test_a_lesion_planted_in_the_mni_brain_is_found_and_the_brain_without_it_left_alone(opened, tmp_path):
+    template = datasets.load_mni152_template(resolution=2)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=2).dataobj) > 0
+    # Sharper and noisier than the average of 152 brains that the template is.
+    noise = np.random.default_rng(0).normal(scale=0.02, size=mask.shape)
+    brain = np.where(mask, np.maximum(np.asarray(template.dataobj) + noise, 0.02), 0).astype(np.float32) * 1000
+    planted, truth = plant_lesion(
+        brain, mask, (2.0, 2.0, 2.0), np.random.default_rng(3), volume_ml=25.0, contrast=-0.6
+    )  # fmt: skip
+    ill = strega_jax.detect(save(tmp_path / "ill.nii.gz", planted, template.affine), opened)
+    assert dice(ill.mask, truth) > 0.5
+    well = strega_jax.detect(save(tmp_path / "well.nii.gz", brain, template.affine), opened)
+    assert well.anomaly_ml < 0.3 * ill.anomaly_ml
