@@ -51,9 +51,9 @@ def get_config() -> ConfigDict:
                 smooth_mm=6.0,
                 mirror=True,
                 threshold="seeded",
-                healthy_rate=2e-4,
+                healthy_rate=5e-4,
                 peak_share=0.3,
-                min_volume_ml=1.0,
+                min_volume_ml=2.0,
             ),
         )
     )
