@@ -34,6 +34,9 @@ def test_each_contrast_has_a_curve_of_means_over_sizes(tmp_path):
     assert curve["dose"] == [1.0, 5.0, 20.0]
     wanted = [r["lesion_sensitivity"] for r in rows if (r["dose_ml"], r["dose_contrast"]) == (5.0, -0.2)]
     assert curve["response"][1] == pytest.approx(np.mean(wanted))
+    for size, mean in zip((1.0, 5.0, 20.0), dice["curves"]["contrast -0.6"]["response"], strict=True):
+        own = [r["dice"] for r in rows if (r["dose_ml"], r["dose_contrast"]) == (size, -0.6)]
+        assert mean == pytest.approx(np.mean(own))
     assert dose_response(rows[:4]) == []  # one size is no curve
     table = [{"case": "a", "cohort": "x", "method": "m", "dice": 0.5, "truth_ml": 1.0, "marked_ml": 1.0}]
     write_report(tmp_path / "report.html", {"title": "doses", "rows": table, "dose_response": [dice, detected]})
