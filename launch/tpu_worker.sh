@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One worker of a TPU pod: make an environment, fetch the slices, train. launch/tpu_pod.sh runs it on every worker.
 #
-#   launch/tpu_worker.sh [--dry_run] --config=configs/paper_t1.py --workdir=gs://BUCKET/runs/t1
+#   launch/tpu_worker.sh [--dry_run] --config=configs/paper_t1.py --workdir=/mnt/runs/t1
 #
 # STORE=gs://… is copied to this worker first: slices are memory-mapped, so they must lie on a local disk.
 # Training is a systemd unit. It outlives the connection, and SIGTERM reaches it when the machine is taken away.

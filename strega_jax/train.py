@@ -55,6 +55,10 @@ def main() -> int:
     if _CONFIG.value is None:
         raise ConfigError("--config is missing, e.g. --config=configs/demo.py; --help tells more")
     run = as_run(_CONFIG.value)
+    if "://" in (_WORKDIR.value or ""):
+        raise ConfigError(
+            f"--workdir={_WORKDIR.value}: a folder is wanted; mount the bucket and give the mounted folder"
+        )
     workdir = Path(_WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
     failures: list[str] = []
     if not _EVALUATE.value:
