@@ -25,13 +25,17 @@ def get_config() -> ConfigDict:
     return as_config(
         Run(
             # CSF and GM where WM is usual, CSF where GM is, and what is beyond WM (its channel is a third of the scale)
+            detector="cce_vae_judge",
             model={
-                "atlas_heights": 39,
-                "empty_channels": 1,
-                "reconstruction": "l2",
-                "kl_weight": 0.1,
-                "sign": "contrast",
-                "channel_weights": (2.0, 1.0, 0.0, 6.0),
+                "healthy": {
+                    "atlas_heights": 39,
+                    "empty_channels": 1,
+                    "reconstruction": "l2",
+                    "kl_weight": 0.1,
+                    "sign": "contrast",
+                    "channel_weights": (2.0, 1.0, 0.0, 6.0),
+                },
+                "ceiling": 1.5,
             },
             preprocess=Preprocess(
                 window_percentiles=(3.0, 90.0),
@@ -46,7 +50,6 @@ def get_config() -> ConfigDict:
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
             training=Training(batch_size=32, steps=1200, log_every=20, validate_every=500, checkpoint_every=250),
             postprocess=Postprocess(
-                ceiling=1.5,
                 smooth_mm=6.0,
                 mirror=True,
                 threshold="seeded",

@@ -19,7 +19,9 @@ from strega_jax.training.loop import train
 from strega_jax.training.metrics import read_metrics
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-OURS = [name for name in names() if name != "cce_vae"]  # whose configs are the paper's and others
+OURS = [
+    name for name in names() if name not in ("cce_vae", "cce_vae_judge")
+]  # whose configs are the paper's and the default
 
 
 def config_of(name: str) -> Run:

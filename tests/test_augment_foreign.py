@@ -1,0 +1,80 @@
+"""Planted anomalies and changed appearance: what is changed, where, and that nothing else is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from detector_checks import discs
+
+from strega_jax.augment.foreign import HIGHEST, LOWEST, TRACE, Planting, plant, vary
+from strega_jax.detectors.cce_vae_judge import tissue_scale
+from strega_jax.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def slices() -> tuple[jax.Array, jax.Array]:
+    batch = discs(24, 3)
+    return tissue_scale(batch["images"]), batch["brain"] > 0
+
+
+def planted(slices, key=0, **settings):
+    program = jax.jit(lambda k, x, b: plant(k, x, b, Planting(**settings)))
+    return tuple(np.asarray(part) for part in program(jax.random.key(key), *slices))
+
+
+def test_an_anomaly_is_visible_where_it_is_told_and_stays_in_the_brain(slices):
+    tissue, brain = (np.asarray(part) for part in slices)
+    images, foreign = planted(slices, probability=1.0, radius=(0.1, 0.2))
+    assert foreign.any(axis=(1, 2)).mean() > 0.8
+    assert not foreign[~brain].any()
+    np.testing.assert_array_equal(images[~brain], tissue[~brain])
+    change = np.abs(images - tissue)
+    assert change[foreign].mean() > 2 * TRACE
+    assert change[~foreign & brain].mean() < 0.05
+    assert images[brain].min() >= min(LOWEST, tissue[brain].min())
+    assert images.max() <= HIGHEST
+
+
+def test_without_luck_nothing_is_planted(slices):
+    images, foreign = planted(slices, probability=0.0)
+    np.testing.assert_array_equal(images, np.asarray(slices[0]))
+    assert not foreign.any()
+
+
+def test_share_of_slices_and_size_follow_the_settings(slices):
+    some = [planted(slices, key, probability=0.4, radius=(0.1, 0.12))[1].any(axis=(1, 2)) for key in range(8)]
+    assert 0.25 < np.mean(some) < 0.5
+    small = planted(slices, probability=1.0, radius=(0.06, 0.07))[1].sum()
+    large = planted(slices, probability=1.0, radius=(0.2, 0.22))[1].sum()
+    assert large > 4 * small
+
+
+def test_the_same_key_plants_the_same_and_another_another(slices):
+    first, again, other = planted(slices, 1), planted(slices, 1), planted(slices, 2)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert (first[1] != other[1]).any()
+
+
+def test_appearance_changes_within_bounds_and_keeps_the_brain(slices):
+    tissue, brain = (np.asarray(part) for part in slices)
+    varied = np.asarray(jax.jit(vary)(jax.random.key(0), *slices))
+    assert not varied[~brain].any()
+    assert varied[brain].min() >= LOWEST
+    assert varied.max() <= HIGHEST
+    change = np.abs(varied - tissue)
+    assert (change.mean(axis=(1, 2)) > 0.01).mean() > 0.8
+    # Anatomy survives: slices still resemble themselves more than one another.
+    inside = brain.all(axis=0)
+    own = [np.corrcoef(varied[i][inside], tissue[i][inside])[0, 1] for i in range(len(tissue))]
+    assert np.median(own) > 0.5
+
+
+@pytest.mark.parametrize("fields", [{"probability": 1.2}, {"radius": (0.3, 0.1)}, {"radius": (0.0, 0.1)}])
+def test_settings_out_of_range_are_refused(fields):
+    with pytest.raises(ConfigError, match="planting"):
+        Planting(**fields)
+
+
+def test_tissue_scale_counts_classes_and_what_is_beyond():
+    images = jnp.asarray(np.eye(4, dtype=np.float32)[None])
+    np.testing.assert_array_equal(np.asarray(tissue_scale(images))[0], [1, 2, 3, 3])
