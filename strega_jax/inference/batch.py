@@ -146,7 +146,7 @@ def _abstain(work: _Work, settings: Settings) -> None:
 
 def _record(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
     """What tells whether a result is still the one that would be made now."""
-    made_with = [opened.model.source, settings_hash(settings.postprocess), settings.samples, job.contrast]
+    made_with = [opened.fingerprint, settings_hash(settings.postprocess), settings.samples, job.contrast]
     return {"name": job.name, "made_from": job.digest(), "made_with": made_with}
 
 
