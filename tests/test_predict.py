@@ -158,7 +158,23 @@ def test_a_damaged_reference_is_told(tmp_path):
         load_reference(tmp_path)
 
 
-def test_positional_arguments_of_a_bids_app_become_flags():
-    given = ["in", "out", "participant", "--checkpoint=c"]
-    assert as_flags(given) == ["--checkpoint=c", "--input=in", "--output=out", "--level=participant"]
-    assert as_flags(["--input=in", "extra"]) == ["--input=in", "extra"]
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("in out participant --checkpoint=c", "--checkpoint=c --input=in --output=out --level=participant"),
+        ("in out group", "--input=in --output=out --level=group"),
+        (
+            "in out participant --participant-label 01 sub-02 --strict",
+            "--strict --input=in --output=out --level=participant --participant_label=01,sub-02",
+        ),
+        (
+            "--checkpoint c in out participant --participant_label 01,02",
+            "--checkpoint c --input=in --output=out --level=participant --participant_label=01,02",
+        ),
+        ("--strict in out participant", "--strict --input=in --output=out --level=participant"),
+        ("--input=in extra", "--input=in extra"),
+        ("in out nobody", "in out nobody"),
+    ],
+)
+def test_the_command_line_of_a_bids_app_becomes_flags(given, meant):
+    assert as_flags(given.split(), {"checkpoint", "input"}) == meant.split()

@@ -176,7 +176,12 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
 
 
 def _write_sidecars(paths: Written, detection: Detection, record: dict[str, Any]) -> None:
-    about = {"Sources": [detection.scan.path.name], "Checkpoint": record["model"]["checkpoint"]}
+    about = {
+        "Sources": [detection.scan.path.name],
+        "SpatialReference": "orig",
+        "Checkpoint": record["model"]["checkpoint"],
+        "CheckpointFingerprint": record["model"]["fingerprint"],
+    }
     kinds: dict[Path, dict[str, Any]] = {
         paths.mask: {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
         paths.residual: {"Description": "anomaly score", "SkullStripped": True},

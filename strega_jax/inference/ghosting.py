@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import fft, ndimage
+from scipy import ndimage
+from scipy.fft import next_fast_len
 
 from strega_jax.postprocess import bounding_box
 
@@ -65,7 +66,7 @@ def _detail(
     step = np.maximum(1, (WORKING_MM / spacing + 1e-3).astype(int))
     if step.max() > 1:
         every = tuple(slice(n // 2, None, n) for n in step)
-        image, inside = (ndimage.uniform_filter(volume, step)[every] for volume in (image, inside))
+        image, inside = (ndimage.uniform_filter(volume, step.tolist())[every] for volume in (image, inside))
         spacing = spacing * step
     whole = inside > 0.99
     sigma = DETAIL_MM / spacing
@@ -80,7 +81,7 @@ def _detail(
 def _autocorrelation(volume: Float[np.ndarray, "i j k"], axis: int) -> Float[np.ndarray, " n"]:
     """Of the volume with itself shifted by 0 … n − 1 voxels along an axis, relative to no shift."""
     n = volume.shape[axis]
-    length = fft.next_fast_len(2 * n, real=True)
-    power = np.abs(fft.rfft(volume, length, axis=axis)) ** 2
-    total = fft.irfft(power.sum(axis=tuple({0, 1, 2} - {axis})), length)[:n]
+    length = next_fast_len(2 * n, real=True)
+    power = np.abs(np.fft.rfft(volume, length, axis=axis)) ** 2
+    total = np.fft.irfft(power.sum(axis=tuple({0, 1, 2} - {axis})), length)[:n]
     return total / max(float(total[0]), 1e-12)

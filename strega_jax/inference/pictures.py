@@ -42,7 +42,7 @@ def slice_picture(detection: Detection) -> Image.Image:
             top, bottom = ((y.stop - edge) * spacing[1] * scale for edge in (box.hi[1], box.lo[1]))
             pen.rectangle((left, top, right - 1, bottom - 1), outline=BOX)
         on = np.asarray(Image.fromarray(detection.mask[x, y, k].T[::-1]).resize(size, Image.Resampling.NEAREST))
-        outline = on & ~ndimage.binary_erosion(on, iterations=OUTLINE_PIXELS, border_value=1)
+        outline = on & ~np.asarray(ndimage.binary_erosion(on, iterations=OUTLINE_PIXELS, border_value=1), bool)
         picture.paste(MARK, mask=Image.fromarray(outline))
         left = place % COLUMNS * TILE_PIXELS + (TILE_PIXELS - size[0]) // 2
         top = place // COLUMNS * TILE_PIXELS
