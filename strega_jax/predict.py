@@ -3,7 +3,7 @@
     python -m strega_jax.predict --input=patient.nii.gz --output=found/
     python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=brats/ --contrast=T2w --output=found/
     python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=dicom_series/ --output=found/
-    python -m strega_jax.predict bids_dir output_dir participant --checkpoint=runs/ixi_t1
+    python -m strega_jax.predict bids_dir output_dir participant --participant-label 01 02
 
 For every scan it writes, on the scan's own grid, NAME_mask.nii.gz, NAME_desc-residual.nii.gz (the anomaly score),
 with --samples NAME_desc-uncertainty.nii.gz, and beside them NAME_components.csv (volumes in ml, places in scanner
@@ -26,7 +26,7 @@ from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
-from strega_jax.inference.bids import as_flags, derivative_paths, describe_data_set
+from strega_jax.inference.bids import LEVELS, as_flags, derivative_paths, describe_data_set
 from strega_jax.inference.group import PAGE, write_group
 from strega_jax.inference.open import SHIPPED, open_model
 from strega_jax.inference.write import DISCLAIMER
@@ -52,9 +52,7 @@ _STRICT = flags.DEFINE_bool("strict", False, "Do not judge scans that the input 
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Do again what is complete.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done, and do nothing.")
 _PAGES = flags.DEFINE_bool("pages", True, "Write an HTML page for each scan.")
-_LEVEL = flags.DEFINE_enum(
-    "level", None, ["participant", "group"], "As a BIDS app: write derivatives, or their group page."
-)
+_LEVEL = flags.DEFINE_enum("level", None, LEVELS, "As a BIDS app: write derivatives, or their group page.")
 _PARTICIPANTS = flags.DEFINE_list("participant_label", [], "Do these subjects only, with or without 'sub-'.")
 _DICOM_SEG = flags.DEFINE_bool(
     "dicom_seg", False, "For DICOM series, write a DICOM segmentation too; needs pip install 'strega-jax[dicom]'."
@@ -144,7 +142,7 @@ def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:
 
 def cli() -> None:
     """Console entry point."""
-    sys.argv[1:] = as_flags(sys.argv[1:])
+    sys.argv[1:] = as_flags(sys.argv[1:], {name for name in flags.FLAGS if not flags.FLAGS[name].boolean})
     command.run(main)
 
 

@@ -5,17 +5,13 @@
 Not collected by pytest; `test_dicom.py` runs some cases of it. Exits with 1 if anything was found.
 """
 
-import argparse
-import collections
-import resource
-import sys
+import functools
 import tempfile
-import time
-import traceback
 import warnings
 from pathlib import Path
 
 import numpy as np
+from fuzzing import Tally, command_line
 
 from strega_jax.errors import ScanError
 from strega_jax.scans.dicom import find_series, read_series
@@ -79,48 +75,28 @@ def check(folder: Path) -> str:
     return "read"
 
 
-def fuzz(cases: int, seed: int, folder: Path) -> tuple[collections.Counter[str], dict[str, str]]:
-    """Outcomes by kind, and one traceback for every kind of finding."""
+def fuzz(cases: int, seed: int) -> Tally:
+    """Read so many damaged series."""
     from test_dicom import oblique, write_dicom
 
     rng = np.random.default_rng(seed)
-    place = folder / "fuzzed"
-    paths = write_dicom(place, rng.integers(0, 900, (10, 12, 4)), oblique())
-    whole = {path: path.read_bytes() for path in paths}
-    outcomes: collections.Counter[str] = collections.Counter()
-    findings: dict[str, str] = {}
-    for number in range(cases):
-        path = paths[rng.integers(len(paths))]
-        path.write_bytes(damaged(rng, whole[path]))
-        start = time.monotonic()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's own, of which the files are full
-                outcome = check(place)
-        except Exception as error:
-            outcome = f"{type(error).__name__}: {str(error)[:60]}"
-            findings.setdefault(outcome, f"case {number}\n{traceback.format_exc()}")
-        outcomes[outcome] += 1
-        if time.monotonic() - start > 10:
-            findings.setdefault("slow", f"case {number} took {time.monotonic() - start:.0f} s")
-        path.write_bytes(whole[path])
-    return outcomes, findings
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, findings = fuzz(arguments.cases, arguments.seed, Path(folder))
-    for outcome, count in outcomes.most_common():
-        print(f"{count:7d}  {outcome}")
-    for text in findings.values():
-        print(text)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB, {len(findings)} findings")
-    sys.exit(bool(findings))
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's own, of which the files are full
+        place = Path(folder, "fuzzed")
+        paths = write_dicom(place, rng.integers(0, 900, (10, 12, 4)), oblique())
+        whole = {path: path.read_bytes() for path in paths}
+        for number in range(cases):
+            # Now and then all files suffer alike, so that they still agree with one another.
+            chosen = paths if rng.random() < 0.2 else [paths[rng.integers(len(paths))]]
+            seed_of_case = rng.integers(2**32)
+            for path in chosen:
+                path.write_bytes(damaged(np.random.default_rng(seed_of_case), whole[path]))
+            tally.run(number, functools.partial(check, place))
+            for path in chosen:
+                path.write_bytes(whole[path])
+    return tally
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, fuzz)

@@ -164,13 +164,26 @@ def test_names_in_headers_do_not_become_paths(volume, tmp_path):
         assert ".." not in series.name
 
 
-def test_fuzzed_files_are_refused_or_sane(tmp_path):
+def test_fuzzed_files_are_refused_or_sane():
     from fuzz_dicom import fuzz
 
-    outcomes, findings = fuzz(150, seed=1, folder=tmp_path)
-    assert not findings, "\n".join(findings.values())
-    assert outcomes["refused"] > 20
-    assert outcomes["read"] > 5
+    tally = fuzz(150, seed=1)
+    assert not tally.findings, "\n".join(tally.findings.values())
+    assert tally.outcomes["refused"] > 20
+    assert tally.outcomes["read"] > 5
+
+
+def test_small_files_that_claim_large_slices_are_refused(volume, tmp_path):
+    # 8 files of a few kilobytes, run-length encoded zeros of 2048² pixels each
+    paths = write_dicom(tmp_path / "series", volume, oblique())
+    large = np.zeros((2048, 2048), np.uint16)
+    for path in paths:
+        data = pydicom.dcmread(path)
+        data.Rows, data.Columns, data.PixelData = *large.shape, large.tobytes()
+        data.compress(RLELossless)
+        data.save_as(path)
+    with pytest.raises(ScanError, match="no brain scan compresses like that"):
+        read_series(one_series(tmp_path / "series"))
 
 
 def test_a_segmentation_reads_back_voxel_equal(folder, tmp_path):

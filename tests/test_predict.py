@@ -17,13 +17,9 @@ from strega_jax.inference.group import write_group
 from strega_jax.inference.jobs import nifti_jobs
 from strega_jax.inference.open import open_model
 from strega_jax.inference.pipeline import staged
-from strega_jax.inference.pose import fit_pose
-from strega_jax.inference.quality import scan_flags
 from strega_jax.inference.reference import Reference, load_reference
 from strega_jax.inference.uncertainty import score_deviation
 from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.scan import read_scan
-from strega_jax.slices.preprocess import preprocess
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
 
@@ -31,12 +27,6 @@ pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's te
 @pytest.fixture(scope="module")
 def opened():
     return open_model(small_workdir())
-
-
-@pytest.fixture(scope="module")
-def prepared(opened):
-    scan = read_scan(small_scan())
-    return scan, preprocess(scan, opened.model.about.preprocess)
 
 
 def settings_of(opened, **changes) -> Settings:
@@ -142,49 +132,6 @@ def test_deviation_over_samples_is_that_of_single_samples(opened):
         score_deviation(model, images, position, 1)
 
 
-def turned(scan, axcodes):
-    """The scan's voxels in another order, under the header of the first."""
-    order = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt(("R", "A", "S")), nib.orientations.axcodes2ornt(axcodes)
-    )
-    return nib.orientations.apply_orientation(scan, order)
-
-
-@pytest.mark.parametrize(("axcodes", "doubt"), [("RPS", True), ("RAI", True), ("ASR", True), ("LAS", False)])
-def test_a_header_that_names_the_wrong_axes_is_doubted(prepared, axcodes, doubt):
-    slices = prepared[1]
-    pve = turned(slices.tissue.pve, tuple(axcodes))
-    pose = fit_pose(pve, np.diag([2.0, 2.0, 2.0, 1.0]))
-    assert (pose.best > pose.upright + 0.3) == doubt
-    assert bool(pose.orientation) == doubt
-
-
-def changed(slices, **tissue):
-    return dataclasses.replace(slices, tissue=dataclasses.replace(slices.tissue, **tissue))
-
-
-def checks(scan, slices) -> set[str]:
-    return {flag.check for flag in scan_flags(scan, slices, "T1w")}
-
-
-def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
-    scan, slices = prepared
-    assert checks(scan, slices) == set()
-    exchanged = changed(slices, pve=np.ascontiguousarray(slices.tissue.pve[..., ::-1]))
-    assert checks(scan, exchanged) == {"contrast"}
-    brain, data = slices.brain.copy(), scan.data.copy()
-    middle = brain.shape[2] // 2
-    brain[:, :, middle] = False
-    assert checks(scan, dataclasses.replace(slices, brain=brain)) == {"slices"}
-    data[:, :, middle] *= 0.3
-    assert checks(dataclasses.replace(scan, data=data), slices) == {"slices"}
-    data = scan.data.copy()
-    data[:, :, middle + 1] = data[:, :, middle]
-    assert checks(dataclasses.replace(scan, data=data), slices) == {"slices"}
-    cut = dataclasses.replace(slices, brain=slices.brain[:, :, :middle])
-    assert checks(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut) == {"field of view"}
-
-
 def test_scans_unlike_training_are_doubted_and_strict_abstains(opened, tmp_path):
     jobs = nifti_jobs(find_cases(small_scan()), tmp_path)
     numbers = dict(opened.reference.numbers)
@@ -204,15 +151,6 @@ def test_scans_unlike_training_are_doubted_and_strict_abstains(opened, tmp_path)
     assert next(detect_all(other, opened, strict)).error is None
 
 
-def test_headers_without_orientation_are_doubted(opened, tmp_path):
-    image = nib.load(small_scan())
-    image.set_sform(None, code=0)
-    image.set_qform(image.affine, code=0)
-    nib.save(image, tmp_path / "scan.nii")
-    done = next(detect_all(nifti_jobs(find_cases(tmp_path), tmp_path / "out"), opened, settings_of(opened)))
-    assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.flags)
-
-
 def test_a_damaged_reference_is_told(tmp_path):
     assert load_reference(tmp_path) is None
     (tmp_path / "reference.json").write_text('{"scans": 3}')
@@ -220,7 +158,23 @@ def test_a_damaged_reference_is_told(tmp_path):
         load_reference(tmp_path)
 
 
-def test_positional_arguments_of_a_bids_app_become_flags():
-    given = ["in", "out", "participant", "--checkpoint=c"]
-    assert as_flags(given) == ["--checkpoint=c", "--input=in", "--output=out", "--level=participant"]
-    assert as_flags(["--input=in", "extra"]) == ["--input=in", "extra"]
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("in out participant --checkpoint=c", "--checkpoint=c --input=in --output=out --level=participant"),
+        ("in out group", "--input=in --output=out --level=group"),
+        (
+            "in out participant --participant-label 01 sub-02 --strict",
+            "--strict --input=in --output=out --level=participant --participant_label=01,sub-02",
+        ),
+        (
+            "--checkpoint c in out participant --participant_label 01,02",
+            "--checkpoint c --input=in --output=out --level=participant --participant_label=01,02",
+        ),
+        ("--strict in out participant", "--strict --input=in --output=out --level=participant"),
+        ("--input=in extra", "--input=in extra"),
+        ("in out nobody", "in out nobody"),
+    ],
+)
+def test_the_command_line_of_a_bids_app_becomes_flags(given, meant):
+    assert as_flags(given.split(), {"checkpoint", "input"}) == meant.split()

@@ -1,6 +1,7 @@
 """`predict` as a user starts it: a BIDS app, a DICOM series, a dry run, and starting it again."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,9 @@ def derivatives(tmp_path_factory) -> Path:
     assert dry.stdout.count("to do") == 3
     assert not output.exists()
     done = predict(
-        cohort, output, "participant", f"--checkpoint={model}", "--participant_label=demo001,sub-demo002", "--samples=2"
-    )
+        cohort, output, "participant", "--checkpoint", model, "--participant-label", "demo001", "sub-demo002",
+        "--samples=2",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 scans done, 0 failed" in done.stdout
     return output
@@ -60,15 +62,16 @@ def test_a_bids_app_writes_derivatives_on_the_scans_grid(derivatives):
 
 
 def test_the_bids_validator_accepts_them(derivatives):
-    validator = shutil.which("bids-validator-deno") or shutil.which("bids-validator")
+    here = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    validator = shutil.which("bids-validator-deno", path=here) or shutil.which("bids-validator")
     if validator is None:
         pytest.skip("no bids-validator (pip install bids-validator-deno): the derivatives were NOT validated")
     done = subprocess.run(
         [validator, str(derivatives), "--json"], capture_output=True, text=True, timeout=300, check=False
     )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    errors = [issue for issue in issues if issue["severity"] == "error"]
-    assert errors == []
+    issues = {issue["code"] for issue in json.loads(done.stdout)["issues"]["issues"]}
+    # Who the authors are is for those to say who publish the derivatives.
+    assert issues <= {"TOO_FEW_AUTHORS"}
 
 
 def test_dicom_in_nifti_and_segmentation_out(tmp_path):

@@ -1,18 +1,20 @@
 """The page of a scan and of a group, as headless Chromium shows them: offline, scrolling, true to the volumes."""
 
 import dataclasses
+import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
+from PIL import Image
 
 from strega_jax.inference.detect import Detection
 from strega_jax.inference.group import write_group
-from strega_jax.inference.page import slice_picture, write_page
+from strega_jax.inference.page import MEASURES, write_page
+from strega_jax.inference.pictures import slice_picture
 from strega_jax.inference.write import summarise
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
@@ -20,14 +22,19 @@ from strega_jax.slices.grid import SliceGrid
 from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.tissue import TissueMap
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+@pytest.fixture(scope="module")
+def one_browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium): the pages were NOT looked at")
+    with Browser() as browser:
+        yield browser
 
 
 @pytest.fixture
-def chromium() -> str:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium): the pages were NOT looked at")
-    return CHROMIUM
+def browser(one_browser) -> Browser:
+    one_browser.problems.clear()
+    return one_browser
 
 
 def ball(shape, centre, radius) -> np.ndarray:
@@ -58,121 +65,114 @@ def page_of(detection: Detection, folder: Path, name: str = "scan") -> Path:
     record = {
         "flags": [{"check": "contrast", "reason": "a <script>alert(1)</script> doubt"}],
         "model": {"detector": "x"},
+        "measured": {name: 0.25 for name in MEASURES},
+        "training": {name: {"mean": 0.2, "std": 0.01, "low": 0.1, "high": 0.3} for name in MEASURES},
     }
-    summary = summarise(detection, "runs/x") | record
+    summary = summarise(detection, "runs/x") | record | {"name": name}
     write_page(folder / f"{name}.html", detection, summary)
     write_json(folder / f"{name}_boxes.json", {**summary, "page": f"{name}.html"})
     return folder / f"{name}.html"
 
 
-def browse(chromium: str, page: Path, *arguments: str) -> str:
-    """The DOM after the page's scripts ran."""
-    done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=8000",
-         f"--user-data-dir={page.parent}/profile",
-         *arguments, "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    return done.stdout
+READY = "document.body && document.body.dataset.ready === 'yes'"
 
 
-def acted(page: Path, script: str) -> Path:
-    """The page with a user in it: a script that clicks and scrolls once the viewer is ready, then says what it sees."""
-    user = (
-        "<script>const wait = setInterval(() => { if (document.body.dataset.ready) { clearInterval(wait); "
-        f"{script} }} }}, 20);</script></body>"
-    )
-    copy = page.with_name(f"acted_{page.name}")
-    copy.write_text(page.read_text().replace("</body>", user))
-    return copy
+def saw(browser: Browser) -> tuple[list[int], list[float], float, bool]:
+    """Voxel, millimetres, score and mark of the viewer's readout."""
+    voxel, mm, score, marked = browser.evaluate("document.getElementById('readout').textContent").split(" · ")
+    place = [int(v) for v in voxel.removeprefix("voxel ").split(", ")]
+    world = [float(v) for v in mm.removesuffix(" mm").split(", ")]
+    return place, world, float(score.removeprefix("score ")), marked == "marked"
 
 
-SEES = (
-    "document.body.insertAdjacentHTML('beforeend', "
-    "`<pre class=saw>${document.getElementById('readout').textContent}</pre>`);"
-)
-
-
-def saw(dom: str) -> list[tuple[list[int], list[float], float, bool]]:
-    """Voxel, millimetres, score and mark of every readout."""
-    found = []
-    for text in re.findall(r'<pre class="saw">(.*?)</pre>', dom):
-        voxel, mm, score, marked = text.split(" · ")
-        place = [int(v) for v in voxel.removeprefix("voxel ").split(", ")]
-        world = [float(v) for v in mm.removesuffix(" mm").split(", ")]
-        found.append((place, world, float(score.removeprefix("score ")), marked == "marked"))
-    return found
-
-
-def test_the_viewer_shows_the_volumes_where_they_are(chromium, detection, tmp_path):
-    page = page_of(detection, tmp_path)
-    script = (
-        SEES
-        + """
-        const wheel = (id, by) => document.querySelector(`#${id} canvas`).dispatchEvent(
-            new WheelEvent('wheel', {deltaY: by, bubbles: true, cancelable: true}));
-        wheel('axial', -1); """
-        + SEES
-        + """
-        wheel('axial', 1); wheel('coronal', -1); wheel('sagittal', 1); """
-        + SEES
-        + """
-        const canvas = document.querySelector('#coronal canvas'), box = canvas.getBoundingClientRect();
-        canvas.dispatchEvent(new MouseEvent('click', {clientX: box.left + 0.25 * box.width,
-            clientY: box.top + 0.25 * box.height, bubbles: true})); """
-        + SEES
-        + """
-        document.querySelector('tr[data-voxel]').click(); """
-        + SEES
-    )
-    seen = saw(browse(chromium, acted(page, script)))
-    assert len(seen) == 5
-    start, up, moved, clicked, component = (place for place, *_ in seen)
+def test_the_viewer_shows_the_volumes_where_they_are(browser, detection, tmp_path):
+    browser.open(page_of(detection, tmp_path), READY)
+    seen = [saw(browser)]
+    browser.wheel("#axial canvas", -100)
+    seen.append(saw(browser))
+    for plane, by in (("axial", 100), ("coronal", -100), ("sagittal", 100)):
+        browser.wheel(f"#{plane} canvas", by)
+    seen.append(saw(browser))
+    browser.click("#coronal canvas", 0.25, 0.25)
+    seen.append(saw(browser))
+    browser.click("#radiological")
+    browser.click("#coronal canvas", 0.25, 0.25)
+    seen.append(saw(browser))
+    browser.click("tr[data-voxel]")
+    seen.append(saw(browser))
+    start, up, moved, clicked, mirrored, component = (place for place, *_ in seen)
     assert up == [start[0], start[1], start[2] + 1]
     assert moved == [start[0] - 1, start[1] + 1, start[2]]
     low, high = np.array([4, 9, 2]), np.array([37, 42, 35])  # the brain's box and two voxels around
     np.testing.assert_allclose([clicked[0], clicked[2]], (low + [0.25, 0, 0.75] * (high - low))[[0, 2]], atol=1)
     assert clicked[1] == moved[1]
+    np.testing.assert_allclose(mirrored[0], low[0] + 0.75 * (high[0] - low[0]), atol=1)
+    assert mirrored[1:] == clicked[1:]
     assert component == [26, 30, 14]
     for place, world, score, marked in seen:
         at = tuple(place)
         np.testing.assert_allclose(world, detection.scan.affine[:3] @ [*place, 1], atol=0.06)
         assert marked == detection.mask[at]
         assert abs(score - detection.score[at]) < 0.15  # the score map is embedded as JPEG
+    assert browser.problems == []
 
 
-def test_the_page_needs_nothing_but_itself(chromium, detection, tmp_path):
+SIDES = "['left', 'right', 'top', 'bottom'].map(s => document.querySelector(`#axial .${s}`).textContent).join('')"
+
+
+def orange(png: bytes) -> float:
+    """Share of a picture's pixels in the colours of marks."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3).astype(int)
+    return float(((pixels[:, 0] > 140) & (pixels[:, 0] - pixels[:, 2] > 70)).mean())
+
+
+def test_marks_are_seen_and_sides_are_named(browser, detection, tmp_path):
+    browser.open(page_of(detection, tmp_path), READY)
+    assert browser.evaluate(SIDES) == "LRAP"
+    browser.click("tr[data-voxel]")
+    browser.click("#cross")
+    shares = {}
+    for overlay in ("none", "outline", "mask", "score"):
+        change = f"(e => {{ e.value = '{overlay}'; e.dispatchEvent(new Event('input')); }})"
+        browser.evaluate(f"{change}(document.getElementById('overlay'))")
+        shares[overlay] = orange(browser.screenshot("#axial canvas"))
+    assert shares["none"] == 0
+    disc = detection.mask[:, :, 14].sum() / (33 * 33)
+    assert shares["mask"] == pytest.approx(disc, rel=0.3)
+    assert 0.2 * disc < shares["outline"] < 0.8 * disc
+    assert shares["score"] > 0.5 * disc
+    browser.click("#radiological")
+    assert browser.evaluate(SIDES) == "RLAP"
+
+
+def test_the_page_needs_nothing_but_itself(browser, detection, tmp_path):
     page = page_of(detection, tmp_path)
     text = page.read_text()
     assert not re.search(r"https?://|<link[^>]+stylesheet|src=[\"'](?!data:)", text)
     assert "<script>alert(1)" not in text
     assert "<b>scan</b>" not in text
-    assert f"{detection.mask.sum() * 0.012:.2f} ml marked" in text
-    shot = tmp_path / "shot.png"
-    browse(chromium, page, f"--screenshot={shot}", "--window-size=1250,1400")
-    from PIL import Image
+    browser.open(page, READY)
+    shown = browser.evaluate("document.body.innerText")
+    assert f"{detection.mask.sum() * 0.012:.2f} ml" in shown
+    assert "a <script>alert(1)</script> doubt" in shown
+    assert "25.0%" in shown
+    assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert orange(browser.screenshot()) > 0.0005
+    assert browser.problems == []
 
-    pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3).astype(int)
-    orange = (pixels[:, 0] > 140) & (pixels[:, 0] - pixels[:, 2] > 70)
-    assert orange.mean() > 0.0005  # marks are seen
-    assert (pixels.max(axis=1) < 10).mean() > 0.05  # on the viewer's black
 
-
-def test_the_group_page_sorts(chromium, detection, tmp_path):
+def test_the_group_page_sorts(browser, detection, tmp_path):
     page_of(detection, tmp_path, "some")
     page_of(dataclasses.replace(detection, mask=np.zeros_like(detection.mask)), tmp_path, "none")
     assert write_group(tmp_path) == 2
-    page = tmp_path / "group.html"
-    user = "<script>document.querySelectorAll('th.sorts')[1].click()</script></body>"
-    clicked = tmp_path / "clicked.html"
-    clicked.write_text(page.read_text().replace("</body>", user))
-
-    def names(dom):
-        return re.findall(r'<a href="([^"]+)"', dom)
-
-    assert names(browse(chromium, page)) == ["some.html", "none.html"]
-    assert names(browse(chromium, clicked)) == ["none.html", "some.html"]
+    browser.open(tmp_path / "group.html")
+    names = "[...document.querySelectorAll('tbody a')].map(a => a.textContent)"
+    assert browser.evaluate(names) == ["some", "none"]
+    browser.click("th.sorts:nth-of-type(3)")
+    assert browser.evaluate(names) == ["none", "some"]
+    browser.click("tbody a")
+    assert browser.evaluate("location.pathname").endswith("/none.html")
+    assert browser.problems == []
 
 
 def test_large_scans_are_thinned_but_no_mark_is_lost(detection, tmp_path, monkeypatch):

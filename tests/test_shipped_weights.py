@@ -33,7 +33,9 @@ def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-def test_a_lesion_planted_in_the_mni_brain_is_found_and_the_brain_without_it_left_alone(opened, tmp_path):
+@pytest.fixture(scope="module")
+def brains():
+    """A brain of another source, the same with a lesion, where that is, and their affine."""
     template = datasets.load_mni152_template(resolution=2)
     mask = np.asarray(datasets.load_mni152_brain_mask(resolution=2).dataobj) > 0
     # Sharper and noisier than the average of 152 brains that the template is.
@@ -42,7 +44,33 @@ def test_a_lesion_planted_in_the_mni_brain_is_found_and_the_brain_without_it_lef
     planted, truth = plant_lesion(
         brain, mask, (2.0, 2.0, 2.0), np.random.default_rng(3), volume_ml=25.0, contrast=-0.6
     )  # fmt: skip
-    ill = strega_jax.detect(save(tmp_path / "ill.nii.gz", planted, template.affine), opened)
+    return brain, planted, truth, template.affine
+
+
+def test_a_lesion_planted_in_the_mni_brain_is_found_and_the_brain_without_it_left_alone(opened, brains, tmp_path):
+    brain, planted, truth, affine = brains
+    ill = strega_jax.detect(save(tmp_path / "ill.nii.gz", planted, affine), opened)
     assert dice(ill.mask, truth) > 0.5
-    well = strega_jax.detect(save(tmp_path / "well.nii.gz", brain, template.affine), opened)
+    well = strega_jax.detect(save(tmp_path / "well.nii.gz", brain, affine), opened)
     assert well.anomaly_ml < 0.3 * ill.anomaly_ml
+
+
+def test_the_order_of_the_axes_padding_and_an_oblique_header_change_nothing(opened, brains, tmp_path):
+    _, planted, _, affine = brains
+    wanted = strega_jax.detect(save(tmp_path / "as_it_is.nii.gz", planted, affine), opened).mask
+    assert wanted.any()
+    order = nib.orientations.axcodes2ornt(("P", "S", "R"))
+    turned = nib.Nifti1Image(planted, affine).as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(affine), order)
+    )
+    result = strega_jax.detect(save(tmp_path / "turned.nii", np.asarray(turned.dataobj), turned.affine), opened)
+    back = nib.Nifti1Image(result.mask.astype(np.uint8), result.affine).as_reoriented(
+        nib.orientations.ornt_transform(order, nib.io_orientation(affine))
+    )
+    np.testing.assert_array_equal(np.asarray(back.dataobj) > 0, wanted)
+    moved = affine @ nib.affines.from_matvec(np.eye(3), [-4, -2, -3])
+    result = strega_jax.detect(save(tmp_path / "padded.nii", np.pad(planted, [(4, 1), (2, 6), (3, 3)]), moved), opened)
+    assert dice(result.mask[4:-1, 2:-6, 3:-3], wanted) >= 0.99
+    tilted = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, -0.15, 0.2), [3.0, -8.0, 5.0]) @ affine
+    result = strega_jax.detect(save(tmp_path / "oblique.nii", planted, tilted), opened)
+    assert dice(result.mask, wanted) >= 0.99

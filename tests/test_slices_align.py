@@ -88,6 +88,13 @@ def test_flipped_permuted_and_far_away_copies_end_in_one_pose(template):
     assert displacement_mm(align_to_template(fractions, away @ affine), away @ found, template) < 0.1
 
 
+def test_an_oblique_header_moves_the_pose_and_nothing_else(template):
+    fractions, affine = scanned(template, pose(2, degrees=5), (3.0, 3.0, 3.0))
+    straight = align_to_template(fractions, affine)
+    turn = from_matvec(Rotation.from_euler("xyz", [15, -10, 20], degrees=True).as_matrix(), [5.0, 0.0, -9.0])
+    assert displacement_mm(align_to_template(fractions, turn @ affine), turn @ straight, template) < 0.02
+
+
 def test_every_spacing_gives_one_pose(template):
     """Spacings on either side of the working grid's halves: averaging voxels must not shift them."""
     world = pose(6)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from strega_jax.config import Contrast, Postprocess, build_dataclass
 from strega_jax.inference.detect import detect_scan
 from strega_jax.inference.open import SHIPPED, Opened, open_model
-from strega_jax.inference.quality import Flag, reference_flags, scan_flags
+from strega_jax.inference.quality import Flag, measure, reference_flags, scan_flags
 from strega_jax.inference.write import components_of
 from strega_jax.postprocess import Component
 from strega_jax.scans.scan import read_scan
@@ -77,8 +77,9 @@ def detect(
     else:
         scan = read_scan(path)
     found = detect_scan(opened.model, scan, settings, opened.calibration, contrast=contrast, samples=samples)
-    flags = scan_flags(scan, found.slices, contrast or about.preprocess.contrast)
-    flags += reference_flags(found, opened.reference)
+    trained = about.preprocess.contrast
+    flags = scan_flags(scan, found.slices, contrast or trained, trained)
+    flags += reference_flags(measure(found), opened.reference)
     return Result(
         mask=scan.to_native(found.mask),
         score=scan.to_native(found.score),

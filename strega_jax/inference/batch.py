@@ -12,7 +12,7 @@ from strega_jax.inference.detect import Detection, detect_slices
 from strega_jax.inference.open import Opened
 from strega_jax.inference.page import write_page
 from strega_jax.inference.pipeline import staged
-from strega_jax.inference.quality import Flag, reference_flags, scan_flags
+from strega_jax.inference.quality import Flag, measure, reference_flags, scan_flags
 from strega_jax.inference.write import Written, summarise, write_detection
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
@@ -64,6 +64,7 @@ class _Work:
     scan: Scan | None = None
     slices: SliceVolume | None = None
     flags: list[Flag] = dataclasses.field(default_factory=list)
+    measured: dict[str, float] = dataclasses.field(default_factory=dict)
     detection: Detection | None = None
 
 
@@ -110,7 +111,7 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
             about = opened.model.about
             contrast: Any = work.job.contrast or about.preprocess.contrast
             work.slices = preprocess(work.scan, about.preprocess, contrast)
-            work.flags = scan_flags(work.scan, work.slices, contrast)
+            work.flags = scan_flags(work.scan, work.slices, contrast, about.preprocess.contrast)
             _abstain(work, settings)
         return work
 
@@ -119,7 +120,8 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
             work.detection = detect_slices(
                 opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
             )
-            work.flags = work.flags + reference_flags(work.detection, opened.reference)
+            work.measured = measure(work.detection)
+            work.flags = work.flags + reference_flags(work.measured, opened.reference)
             _abstain(work, settings)
         return work
 
@@ -144,7 +146,7 @@ def _abstain(work: _Work, settings: Settings) -> None:
 
 def _record(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
     """What tells whether a result is still the one that would be made now."""
-    made_with = [opened.model.source, settings_hash(settings.postprocess), settings.samples, job.contrast]
+    made_with = [opened.fingerprint, settings_hash(settings.postprocess), settings.samples, job.contrast]
     return {"name": job.name, "made_from": job.digest(), "made_with": made_with}
 
 
@@ -157,6 +159,8 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
         "contrast": work.job.contrast or opened.model.about.preprocess.contrast,
         "flags": [dataclasses.asdict(flag) for flag in work.flags],
         "compared_with_training": opened.reference is not None,
+        "measured": work.measured,
+        "training": opened.reference.to_dict()["numbers"] if opened.reference else {},
         "postprocess": dataclasses.asdict(settings.postprocess),
         "model": opened.describe(),
         "page": paths.page.name if settings.pages else "",
@@ -172,7 +176,12 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
 
 
 def _write_sidecars(paths: Written, detection: Detection, record: dict[str, Any]) -> None:
-    about = {"Sources": [detection.scan.path.name], "Checkpoint": record["model"]["checkpoint"]}
+    about = {
+        "Sources": [detection.scan.path.name],
+        "SpatialReference": "orig",
+        "Checkpoint": record["model"]["checkpoint"],
+        "CheckpointFingerprint": record["model"]["fingerprint"],
+    }
     kinds: dict[Path, dict[str, Any]] = {
         paths.mask: {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
         paths.residual: {"Description": "anomaly score", "SkullStripped": True},

@@ -1,6 +1,7 @@
 """Results as BIDS derivatives: names, folders and the description of the data set."""
 
 import re
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from strega_jax.inference.write import Written
@@ -9,6 +10,7 @@ from strega_jax.scans.files import replacing, write_json
 
 BIDS_VERSION = "1.10.0"
 SUFFIX = {"T1w": "T1w", "T1ce": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "PD": "PDw"}
+LEVELS = ("participant", "group")
 # What BIDS has no name for: pages, component tables and boxes.
 IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
 
@@ -59,10 +61,28 @@ def describe_data_set(output: Path) -> None:
             temporary.write_text(content, encoding="utf-8")
 
 
-def as_flags(arguments: list[str]) -> list[str]:
-    """The three positional arguments of a BIDS app as the flags that they stand for; others are left as they are."""
-    plain = [argument for argument in arguments if not argument.startswith("-")]
-    if len(plain) != 3 or plain[2] not in ("participant", "group"):
-        return arguments
+def as_flags(arguments: Sequence[str], valued: Container[str]) -> list[str]:
+    """The command line of a BIDS app, `bids_dir output_dir level [--participant-label 01 02]`, as flags.
+
+    Args:
+        arguments: the command line; where it is not a BIDS app's it is returned as it is.
+        valued: names of the flags that take a value, which may stand after them without an equals sign.
+    """
+    plain: list[str] = []
+    labels: list[str] = []
+    others: list[str] = []
+    takes: list[str] | None = None  # where the next plain argument goes, if not to `plain`
+    for argument in arguments:
+        name = argument.removeprefix("--")
+        if name in ("participant-label", "participant_label"):
+            takes = labels
+        elif argument.startswith("-"):
+            others.append(argument)
+            takes = others if name in valued else None
+        else:
+            (plain if takes is None else takes).append(argument)
+            takes = labels if takes is labels else None
+    if len(plain) != 3 or plain[2] not in LEVELS:
+        return list(arguments)
     named = [f"--{name}={value}" for name, value in zip(("input", "output", "level"), plain, strict=True)]
-    return [argument for argument in arguments if argument.startswith("-")] + named
+    return others + named + ([f"--participant_label={','.join(labels)}"] if labels else [])

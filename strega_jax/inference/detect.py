@@ -36,6 +36,10 @@ class Scorer(Protocol):
         """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too."""
         ...
 
+    def fingerprint(self) -> str:
+        """A text that changes with the weights and with the settings they were trained with."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Detection:

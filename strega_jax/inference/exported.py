@@ -6,6 +6,7 @@ from stored slices to scores and reconstructions, with weights and normalisation
 """
 
 import dataclasses
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class ExportedModel:
     about: ExportedAbout
     source: str
     network: Network
+    digest: str  # of the file's content
 
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
@@ -71,6 +73,10 @@ class ExportedModel:
             scores.append(np.asarray(score)[: BATCH - missing])
             reconstructions.append(np.asarray(reconstruction)[: BATCH - missing])
         return np.concatenate(scores), np.concatenate(reconstructions)
+
+    def fingerprint(self) -> str:
+        """A text that changes with the file's content."""
+        return self.digest
 
 
 def write_exported(path: Path, kind: str, network: bytes, about: dict[str, Any]) -> None:
@@ -94,7 +100,8 @@ def load_exported(path: Path) -> Opened:
         raise CheckpointError(f"{path}: no such file; make it with `python -m strega_jax.export`")
     try:
         with zipfile.ZipFile(path) as archive:
-            fields = json.loads(archive.read(ABOUT))
+            text = archive.read(ABOUT)
+            fields = json.loads(text)
             if fields["format"] != FORMAT:
                 raise CheckpointError(f"{path}: format {fields['format']}, this version reads {FORMAT}")
             kind, program = fields["kind"], archive.read(NETWORK[fields["kind"]])
@@ -109,7 +116,8 @@ def load_exported(path: Path) -> Opened:
         network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
-    return Opened(ExportedModel(about, str(path), network), None, reference)
+    digest = hashlib.sha256(text + program).hexdigest()
+    return Opened(ExportedModel(about, str(path), network, digest), None, reference)
 
 
 def _stablehlo(program: bytes) -> Network:

@@ -9,7 +9,9 @@ from strega_jax.inference.page import NOTE, write_html
 from strega_jax.scans.files import write_tsv
 
 PAGE, TABLE = "group.html", "group.tsv"
-COLUMNS = ("name", "anomaly_ml", "brain_ml", "components", "largest_ml", "flags")
+COLUMNS = ("name", "contrast", "anomaly_ml", "brain_ml", "components", "largest_ml", "flags")
+HEADINGS = {"anomaly_ml": "marked, ml", "brain_ml": "brain, ml", "largest_ml": "largest, ml", "flags": "doubts"}
+WORDS = ("name", "contrast", "flags")
 
 
 def write_group(folder: Path) -> int:
@@ -23,7 +25,7 @@ def write_group(folder: Path) -> int:
     rows.sort(key=lambda row: (-float(row["anomaly_ml"]), row["name"]))
     if rows:
         write_tsv(folder / TABLE, [{name: row[name] for name in COLUMNS} for row in rows])
-        write_html(folder / PAGE, f"{len(rows)} scans", _sections(rows), ("sort.js",))
+        write_html(folder / PAGE, _counted(len(rows), "scan"), _sections(rows), ("sort.js",))
     return len(rows)
 
 
@@ -32,6 +34,7 @@ def _row(folder: Path, boxes: Path, summary: dict[str, Any]) -> dict[str, str]:
     page = boxes.with_name(str(summary["page"])) if summary.get("page") else None
     return {
         "name": str(summary.get("name", boxes.name.removesuffix("_boxes.json"))),
+        "contrast": str(summary.get("contrast", "")),
         "anomaly_ml": f"{summary['anomaly_ml']:.3f}",
         "brain_ml": f"{summary['brain_ml']:.1f}",
         "components": str(len(volumes)),
@@ -43,21 +46,31 @@ def _row(folder: Path, boxes: Path, summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _sections(rows: list[dict[str, str]]) -> list[str]:
-    head = "".join(f'<th class="sorts">{name.replace("_ml", ", ml")}</th>' for name in COLUMNS)
-    body = []
-    for row in rows:
-        cells = []
-        for name in COLUMNS:
-            value = html.escape(row[name], quote=True)
-            link = html.escape(row["page"], quote=True) if name == "name" else ""
-            shown = f'<a href="{link}">{value}</a>' if link else value or "–"
-            kind = ' class="words"' if name == "flags" else ""
-            cells.append(f'<td{kind} data-value="{value}">{shown}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
+    most = max(float(row["anomaly_ml"]) for row in rows) or 1.0
+    head = "".join(
+        f'<th class="sorts{" words" if name in WORDS else ""}">{HEADINGS.get(name, name)}</th>' for name in COLUMNS
+    )
+    body = "".join(f"<tr>{''.join(_cell(row, name, most) for name in COLUMNS)}</tr>" for row in rows)
+    marked, doubted = sum(float(row["anomaly_ml"]) > 0 for row in rows), sum(bool(row["flags"]) for row in rows)
     return [
-        f"<h1>{len(rows)} scans</h1>",
+        f"<h1>{_counted(len(rows), 'scan')}</h1>",
         f'<p class="note">{html.escape(NOTE)}</p>',
-        "<p>Most anomaly first; click a heading to sort, a name to open its page.</p>",
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>",
+        f"<p>{marked} with marks, {doubted} with doubts of the input checks. Most anomaly first; click a heading to "
+        "sort, a name to open its page.</p>",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
     ]
+
+
+def _cell(row: dict[str, str], name: str, most: float) -> str:
+    value = html.escape(row[name], quote=True)
+    link = html.escape(row["page"], quote=True) if name == "name" else ""
+    shown = f'<a href="{link}">{value}</a>' if link else value or "–"
+    if name == "anomaly_ml":
+        share = float(row[name]) / most
+        return f'<td class="bar" style="--share:{share:.1%}" data-value="{value}">{shown}</td>'
+    return f'<td{" class=words" if name in WORDS else ""} data-value="{value}">{shown}</td>'

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +60,13 @@ class Model:
             scores.append(np.asarray(score)[:real])
             reconstructions.append(np.asarray(reconstruction)[:real])
         return np.concatenate(scores), np.concatenate(reconstructions)
+
+    def fingerprint(self) -> str:
+        """A text that changes with the weights and with the settings they were trained with."""
+        total = hashlib.sha256(json.dumps(self.about.to_dict(), sort_keys=True).encode())
+        for leaf in jax.tree.leaves(self.variables):
+            total.update(np.ascontiguousarray(leaf).tobytes())
+        return total.hexdigest()
 
 
 def score_and_reconstruct(

@@ -1,6 +1,8 @@
 """Whatever a user calls a model — workdir, checkpoint, exported file — ready to detect with."""
 
 import dataclasses
+import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,23 +25,25 @@ class Opened:
     calibration: "Calibration | None"
     reference: Reference | None
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with the weights, with what healthy brains score and with the training cohort's numbers."""
+        whole = f"{self.model.fingerprint()} {self.calibration} {self.reference}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
     def describe(self) -> dict[str, Any]:
         """What a reader should know of the model: name → value."""
         about = self.model.about
-        told = {
-            "checkpoint": self.model.source,
+        shipped = self.model.source == str(SHIPPED)
+        return {
+            "checkpoint": "the package's own weights" if shipped else self.model.source,
+            "fingerprint": self.fingerprint,
             "detector": about.run.detector,
             "trained on": f"{about.training_scans} scans, {about.training_slices} slices, of healthy brains",
             "training contrast": about.preprocess.contrast,
             "slices show": about.preprocess.representation,
             "slice grid": f"{about.preprocess.grid}, {about.preprocess.size}×{about.preprocess.size} pixels",
         }
-        if self.reference is not None:
-            for name, spread in self.reference.numbers.items():
-                told[f"training {name}"] = f"{spread.mean:.3g} ± {spread.std:.2g}"
-        else:
-            told["training cohort"] = "not described: scans could not be compared with it"
-        return told
 
 
 def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:

@@ -1,11 +1,9 @@
-"""One self-contained HTML page a scan: slices with boxes, a scrolling three-plane viewer, the numbers, the doubts.
+"""One self-contained HTML page a scan: a scrolling three-plane viewer, slices with boxes, the numbers, the doubts.
 
 Nothing is fetched: pictures, style and script are inside the file, and its content security policy says so.
 """
 
-import base64
 import html
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw
+from jaxtyping import Bool
 
 from strega_jax.inference.detect import Detection
-from strega_jax.postprocess import bounding_box, slice_boxes
+from strega_jax.inference.pictures import STAGES, grey, jpeg, png, slice_picture, stages_picture, tiled
+from strega_jax.postprocess import bounding_box
 from strega_jax.scans.files import replacing
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -29,10 +27,8 @@ NOTE = (
 # Of the embedded volume; finer scans are shown with every second, third, … voxel. Keeps a page below 5 MB.
 MAX_VOXELS = 5_000_000
 MARGIN_VOXELS = 2
-JPEG_QUALITY = 80
-SHOWN_SLICES, COLUMNS = 12, 6
-TILE_PIXELS = 200
-MARK = (213, 94, 0)  # told apart by colour-blind readers
+SHARES = {"csf": "CSF, share of the brain", "gm": "grey matter, share", "wm": "white matter, share"}
+MEASURES = SHARES | {"brain_ml": "brain, ml", "error": "reconstruction error"}
 
 
 def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> None:
@@ -41,24 +37,31 @@ def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> 
     Args:
         path: the HTML file.
         detection: what was found.
-        summary: what `write.summarise` says, with `flags` (dicts of check and reason), and `model` (name → value).
+        summary: what `write.summarise` says, with `flags` (dicts of check and reason), `model` (name → value),
+            `contrast`, `measured` (name of `MEASURES` → value) and `training` (name → a spread as a dict).
     """
+    stages = stages_picture(detection)
     sections = [
-        f"<h1>{html.escape(summary['scan'])}</h1>",
+        f"<h1>{html.escape(summary.get('name', summary['scan']))}</h1>",
+        f'<p class="file">{html.escape(summary["scan"])}</p>',
         f'<p class="note">{html.escape(NOTE)}</p>',
-        f"<p><strong>{summary['anomaly_ml']:.2f} ml marked</strong> of a brain of {summary['brain_ml']:.0f} ml, in "
-        f"{len(summary['components'])} components.</p>",
+        _headline(detection, summary),
         flags_section(summary.get("flags", [])),
         "<h2>Look at it</h2>",
         _viewer(detection),
         "<h2>Components</h2>",
         _component_table(summary["components"]),
         "<h2>Marked slices</h2>" if detection.mask.any() else "<h2>Slices (nothing is marked)</h2>",
-        f'<img alt="axial slices with marks and boxes" src="{_jpeg(slice_picture(detection))}">',
+        "<p>Axial, lowest first, the patient's left on the left. <b class=mark>Outlined</b>: marked; "
+        "<b class=box>boxes</b>: one around each part of a slice.</p>",
+        f'<img alt="axial slices with marks and boxes" src="{jpeg(slice_picture(detection))}">',
+        _stages_section(jpeg(stages)) if stages else "",
+        "<h2>This scan beside the training scans</h2>",
+        _comparison(summary.get("measured", {}), summary.get("training", {})),
         "<h2>The model</h2>",
         definitions(summary.get("model", {})),
     ]
-    write_html(path, str(summary["scan"]), sections, ("viewer.js",))
+    write_html(path, str(summary.get("name", summary["scan"])), sections, ("viewer.js",))
 
 
 def write_html(path: Path, title: str, sections: Sequence[str], scripts: Sequence[str]) -> None:
@@ -97,47 +100,43 @@ def definitions(about: Mapping[str, Any]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def slice_picture(detection: Detection) -> Image.Image:
-    """Axial slices (most marked first, shown bottom to top) with marks tinted and boxed; front up, left on the left."""
-    x, y, z = bounding_box(detection.slices.brain) or (slice(None),) * 3
-    image = _grey(detection.scan.data, detection.slices.brain)
-    marked = detection.mask.sum(axis=(0, 1))
-    held = np.flatnonzero(marked)
-    if held.size:
-        chosen = np.sort(held[np.argsort(-marked[held], kind="stable")[:SHOWN_SLICES]])
-    else:
-        chosen = np.unique(np.linspace(z.start, z.stop - 1, SHOWN_SLICES + 2).round().astype(int)[1:-1])
-    spacing = detection.scan.spacing_mm
-    width_mm, height_mm = (x.stop - x.start) * spacing[0], (y.stop - y.start) * spacing[1]
-    scale = TILE_PIXELS / max(width_mm, height_mm)
-    size = max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
-    sheet = Image.new("RGB", (COLUMNS * TILE_PIXELS, math.ceil(len(chosen) / COLUMNS) * TILE_PIXELS))
-    for place, k in enumerate(chosen):
-        tile = np.repeat(image[x, y, k].T[::-1, :, None], 3, axis=2)
-        on = detection.mask[x, y, k].T[::-1]
-        tile[on] = (0.5 * tile[on] + 0.5 * np.array(MARK)).astype(np.uint8)
-        picture = Image.fromarray(tile).resize(size, Image.Resampling.NEAREST)
-        pen = ImageDraw.Draw(picture)
-        for box in slice_boxes(detection.mask[:, :, k : k + 1]):
-            left, right = ((edge - x.start) * spacing[0] * scale for edge in (box.lo[0], box.hi[0]))
-            top, bottom = ((y.stop - edge) * spacing[1] * scale for edge in (box.hi[1], box.lo[1]))
-            pen.rectangle((left, top, right - 1, bottom - 1), outline=MARK, width=2)
-        pen.text((3, 3), f"z = {k}", fill=(255, 255, 255))
-        sheet.paste(picture, (place % COLUMNS * TILE_PIXELS, place // COLUMNS * TILE_PIXELS))
-    return sheet
+def _headline(detection: Detection, summary: Mapping[str, Any]) -> str:
+    scan, marked, brain = detection.scan, summary["anomaly_ml"], summary["brain_ml"]
+    count = len(summary["components"])
+    voxels = " × ".join(str(n) for n in scan.native_shape)
+    edges = " × ".join(f"{mm:.3g}" for mm in scan.spacing_mm)
+    figures = {
+        "marked": f"{marked:.2f} ml",
+        "of the brain": f"{marked / brain:.1%}" if brain else "–",
+        "component" if count == 1 else "components": str(count),
+        "brain": f"{brain:.0f} ml",
+        "read as": html.escape(str(summary.get("contrast") or "–")),
+        "voxels of the file": voxels,
+        "mm, in RAS order": edges,
+    }
+    cards = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in figures.items())
+    return f'<div id="figures">{cards}</div>'
 
 
 def _viewer(detection: Detection) -> str:
     panes = "".join(
-        f'<figure id="{name}"><canvas></canvas><input type="range" min="0" aria-label="{name} slice">'
-        f"<figcaption>{name}</figcaption></figure>"
+        f'<figure id="{name}"><div class="pane"><canvas></canvas>'
+        + "".join(f'<span class="{side}"></span>' for side in ("left", "right", "top", "bottom"))
+        + f'</div><input type="range" min="0" aria-label="{name} slice"><figcaption>{name} '
+        "<output></output></figcaption></figure>"
         for name in ("axial", "coronal", "sagittal")
     )
     data = json.dumps(_volume(detection)).replace("<", "\\u003c")
+    overlays = {"outline": "outline of the marks", "mask": "marks", "score": "score", "none": "none"}
+    options = "".join(f'<option value="{value}">{text}</option>' for value, text in overlays.items())
     return (
-        '<p>Scroll or slide through the planes, click to move the cross. Overlay: <select id="overlay">'
-        '<option value="mask">marks</option><option value="score">score</option><option value="none">none</option>'
-        f'</select> <span id="readout"></span></p><div id="viewer"><div id="planes">{panes}</div></div>'
+        "<p>Scroll or slide through the planes, click to move the cross.</p>"
+        f'<p id="controls"><label>overlay <select id="overlay">{options}</select></label>'
+        '<label>brightness <input id="level" type="range" min="0" max="255" value="128"></label>'
+        '<label>contrast <input id="width" type="range" min="1" max="255" value="255"></label>'
+        '<label><input id="cross" type="checkbox" checked> cross</label>'
+        '<label><input id="radiological" type="checkbox"> patient\'s left on the right</label></p>'
+        f'<div id="viewer"><div id="planes">{panes}</div><p id="readout"></p></div>'
         f'<script id="volume" type="application/json">{data}</script>'
     )
 
@@ -167,9 +166,9 @@ def _volume(detection: Detection) -> dict[str, Any]:
         "spacing": [step * mm for mm in scan.spacing_mm],
         "columns": columns,
         "score_max": score_max,
-        "image": _jpeg(_tiled(_grey(scan.data, brain)[box], columns)),
-        "score": _jpeg(_tiled(score, columns)),
-        "mask": _url(_tiled(mask.astype(np.uint8) * 255, columns).convert("1"), "png"),
+        "image": jpeg(tiled(grey(scan.data, brain)[box], columns)),
+        "score": jpeg(tiled(score, columns)),
+        "mask": png(tiled(mask.astype(np.uint8) * 255, columns)),
     }
 
 
@@ -178,34 +177,6 @@ def _any_within(mask: Bool[np.ndarray, "x y z"], step: int) -> Bool[np.ndarray, 
     for axis in range(3):
         mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], step), axis=axis)
     return mask
-
-
-def _grey(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
-    """Intensities as grey values: the brain's darkest half percent black, its brightest white."""
-    inside = image[brain]
-    low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (image.min(), image.max())
-    low = min(float(low), float(high) * 0.2)
-    grey = np.clip((image - low) * (255 / max(float(high) - low, 1e-6)), 0, 255)
-    return np.where(brain, grey, 0).astype(np.uint8)
-
-
-def _tiled(volume: UInt8[np.ndarray, "x y z"], columns: int) -> Image.Image:
-    """Axial slices in rows of `columns`, each with the front up."""
-    x, y, z = volume.shape
-    rows = math.ceil(z / columns)
-    tiles = np.zeros((rows * columns, y, x), np.uint8)
-    tiles[:z] = volume.transpose(2, 1, 0)[:, ::-1]
-    return Image.fromarray(tiles.reshape(rows, columns, y, x).transpose(0, 2, 1, 3).reshape(rows * y, columns * x))
-
-
-def _jpeg(picture: Image.Image) -> str:
-    return _url(picture, "jpeg")
-
-
-def _url(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": JPEG_QUALITY} if kind == "jpeg" else {"optimize": False}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _component_table(components: Sequence[Mapping[str, Any]]) -> str:
@@ -224,3 +195,27 @@ def _component_table(components: Sequence[Mapping[str, Any]]) -> str:
         "<p>Centroids in scanner millimetres (right, front, top); boxes in voxels of the scan in RAS order. "
         f"Click a line to go there.</p><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _stages_section(picture: str) -> str:
+    captions = "".join(f"<span>{name}</span>" for name in STAGES)
+    return (
+        "<h2>Why it was marked</h2><p>The slice of the network's input with the most marks. Where the input is tissue "
+        "fractions, CSF is dark, grey matter grey, white matter bright. The score weighs the differences as the model "
+        "was set to; what of it passes the threshold is marked. Each heat map is scaled to its own maximum.</p>"
+        f'<div id="stages"><img alt="{", ".join(STAGES)}" src="{picture}"><div>{captions}</div></div>'
+    )
+
+
+def _comparison(measured: Mapping[str, float], training: Mapping[str, Mapping[str, float]]) -> str:
+    if not training:
+        return "<p>The model does not say what its training scans looked like: nothing could be compared.</p>"
+    rows = []
+    for name, told in MEASURES.items():
+        spread = training[name]
+        form = "{:.1%}" if name in SHARES else "{:.0f}" if name == "brain_ml" else "{:.3f}"
+        here = form.format(measured[name]) if name in measured else "–"
+        values = (here, *(form.format(spread[key]) for key in ("mean", "low", "high")))
+        rows.append(f"<tr><td>{told}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("", "this scan", "training mean", "lowest", "highest"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

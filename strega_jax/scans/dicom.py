@@ -13,7 +13,15 @@ from jaxtyping import Float
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from strega_jax.errors import ScanError
-from strega_jax.scans.scan import MAX_ORIGIN_MM, MAX_SPACING_MM, MAX_VOXELS, MIN_AXIS_VOXELS, MIN_SPACING_MM, Scan
+from strega_jax.scans.scan import (
+    MAX_ORIGIN_MM,
+    MAX_SPACING_MM,
+    MAX_VOXELS,
+    MIN_AXIS_VOXELS,
+    MIN_SPACING_MM,
+    Scan,
+    require_dense,
+)
 
 if TYPE_CHECKING:
     import pydicom
@@ -112,6 +120,8 @@ def sort_slices(series: Series) -> list[tuple[Path, "pydicom.Dataset"]]:
         raise ScanError(f"{series.folder}: {len(slices)} slices of {rows}×{columns} pixels are no volume")
     if max(rows, columns) > MAX_SIDE or len(slices) * rows * columns > MAX_VOXELS:
         raise ScanError(f"{series.folder}: {len(slices)} slices of {rows}×{columns} pixels are no brain scan")
+    held = sum(path.stat().st_size for path, _ in slices)
+    require_dense(series.folder, (columns, rows, len(slices)), held)
     for path, data in slices[1:]:
         if (int(data.Rows), int(data.Columns)) != (rows, columns):
             raise ScanError(f"{path}: slices of {data.Rows}×{data.Columns} and {rows}×{columns} pixels in one series")

@@ -20,9 +20,13 @@ from strega_jax.scans.files import replacing
 # A header may claim any size: refuse what no brain scan has before memory is asked for it.
 MAX_VOXELS = 1024**3
 MIN_AXIS_VOXELS = 3
-# A file that claims to unpack to this many times its size must stay below this much memory.
+# A label map that claims to unpack to this many times its size must stay below this much memory.
 SPARSE_RATIO = 50
 SPARSE_BYTES = 1.5e9
+# An image with more voxels than a 256³ volume has at most this many for each byte of its file, where brains of fine
+# voxels have about ten: what follows takes up to 110 bytes a voxel.
+DENSE_VOXELS = 256**3
+MAX_VOXELS_A_BYTE = 16
 MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 50.0
 MAX_ORIGIN_MM = 10_000.0
 MIN_SKEW = 0.01  # volume of a voxel over the product of its edges
@@ -101,7 +105,7 @@ def read_scan(path: str | os.PathLike[str], *, allow_constant: bool = False) -> 
         image = _open(path)
         shape = _single_volume_shape(path, image)
         affine = _native_affine(path, image, shape)
-        data = _voxels(path, image, shape)
+        data = _voxels(path, image, shape, label=allow_constant)
     data = _finite(path, data)
     if not allow_constant and data.min() == data.max():
         raise ScanError(f"{path}: every voxel is {data.flat[0]:g}; there is no image in it")
@@ -199,13 +203,24 @@ def _usable(affine: np.ndarray) -> bool:
     return abs(np.linalg.det(affine[:3, :3])) > MIN_SKEW * spacing.prod()
 
 
-def _voxels(path: Path, image: Nifti1Image, shape: tuple[int, int, int]) -> Float[np.ndarray, "i j k"]:
+def require_dense(path: Path, shape: tuple[int, int, int], held: int) -> None:
+    """Refuse an image whose files, of `held` bytes, are too small for its voxels. Raises ScanError."""
+    if math.prod(shape) > max(DENSE_VOXELS, MAX_VOXELS_A_BYTE * held):
+        raise ScanError(
+            f"{path}: claims {shape} voxels in {held} bytes; no brain scan compresses like that. If it is one, crop it "
+            "to the brain or save it uncompressed"
+        )
+
+
+def _voxels(path: Path, image: Nifti1Image, shape: tuple[int, int, int], *, label: bool) -> Float[np.ndarray, "i j k"]:
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ScanError(f"{path}: voxels of type {dtype} are not an intensity image; save it as int16 or float32")
     claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size
     if claimed > held and not path.name.lower().endswith(".gz"):
         raise ScanError(f"{path}: {held} bytes cannot hold {shape} voxels; the file is truncated, copy it again")
+    if not label:
+        require_dense(path, shape, held)
     if claimed > SPARSE_RATIO * held and math.prod(shape) * (dtype.itemsize + 8) > SPARSE_BYTES:
         raise ScanError(f"{path}: claims {shape} voxels in {held} bytes; no brain scan compresses like that")
     try:

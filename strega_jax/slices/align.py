@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from strega_jax.errors import ScanError
 
@@ -102,8 +103,9 @@ def align_to_template(
     if kind not in ("affine", "rigid"):
         raise ValueError(f"kind={kind!r} is neither 'affine' nor 'rigid'")
     template = mni152_template()
-    maps, centre, volume = _resample(np.asarray(fractions, np.float32), np.asarray(affine, np.float64))
+    maps, frame, volume = _resample(np.asarray(fractions, np.float32), np.asarray(affine, np.float64))
     start = np.zeros(12, np.float32)
+    start[3:6] = _cayley(frame[:3, :3].T)
     free = np.ones(12, np.float32)
     if kind == "affine":
         start[6:9] = np.log(np.clip(np.cbrt(volume / template.volume), *SCALE_RANGE))
@@ -119,10 +121,7 @@ def align_to_template(
             "needs no alignment"
         )
     matrix = np.asarray(_matrix(parameters), np.float64)
-    result = np.eye(4)
-    result[:3, :3] = matrix[:, :3]
-    result[:3, 3] = centre + RADIUS_MM * matrix[:, 3] - matrix[:, :3] @ template.centre
-    return result
+    return frame @ from_matvec(matrix[:, :3], RADIUS_MM * matrix[:, 3] - matrix[:, :3] @ template.centre)
 
 
 @functools.cache
@@ -147,8 +146,12 @@ def mni152_template() -> Template:
 
 def _resample(
     fractions: Float[np.ndarray, "x y z 3"], affine: Float[np.ndarray, "4 4"]
-) -> tuple[Float[np.ndarray, "g g g 4"], Float[np.ndarray, "3"], float]:
-    """CSF, GM, WM and field of view on the isotropic grid about the brain's centre; that centre; brain volume."""
+) -> tuple[Float[np.ndarray, "g g g 4"], Float[np.ndarray, "4 4"], float]:
+    """CSF, GM, WM and field of view on an isotropic grid about the brain's centre; its frame; the brain's volume.
+
+    The grid's axes are the scan's own, so that an oblique header changes no sample; the frame maps millimetres about
+    the grid's centre to scan millimetres.
+    """
     # Flipped and permuted copies of a scan become one array here, so that they end in one pose.
     order = io_orientation(affine)
     affine = affine @ inv_ornt_aff(order, fractions.shape[:3])
@@ -168,13 +171,14 @@ def _resample(
     centre = apply_affine(affine, index)
     volume = mass * abs(np.linalg.det(affine[:3, :3]))
     maps, affine = _shrink(fractions, affine)
+    left, _, right = np.linalg.svd(affine[:3, :3] / voxel_sizes(affine))
+    frame = from_matvec(left @ right, centre)  # the rotation nearest to the axes, which may be sheared
     half = (GRID_VOXELS - 1) / 2 * GRID_MM
-    grid_to_mm = from_matvec(np.diag([GRID_MM] * 3), centre - half)
-    to_index = np.linalg.inv(affine) @ grid_to_mm
+    to_index = np.linalg.inv(affine) @ frame @ from_matvec(np.diag([GRID_MM] * 3), [-half] * 3)
     shape = (GRID_VOXELS,) * 3
     out = [ndimage.affine_transform(maps[..., c], to_index, output_shape=shape, order=1) for c in range(3)]
     out.append(_field_of_view(profiles, to_index, maps.shape[:3]).astype(np.float32))
-    return np.stack(out, axis=-1), centre, float(volume)
+    return np.stack(out, axis=-1), frame, float(volume)
 
 
 def _shrink(
@@ -215,6 +219,13 @@ def _features(maps: Float[np.ndarray, "g g g 4"], sigma_mm: float) -> Float[np.n
     # What lies beyond a cut face must not darken what lies before it.
     seen = ndimage.gaussian_filter(maps[..., 3:], sigma, mode="nearest")
     return np.concatenate([smooth / np.maximum(seen, 0.5), maps[..., 3:]], axis=-1)
+
+
+def _cayley(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """The parameters of `_matrix` that give a rotation of less than half a turn."""
+    turn = Rotation.from_matrix(rotation).as_rotvec()
+    angle = float(np.linalg.norm(turn))
+    return turn * (2 * np.tan(angle / 2) / angle) if angle > 0 else turn
 
 
 def _matrix(p: Float[Array, "12"]) -> Float[Array, "3 4"]:

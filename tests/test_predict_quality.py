@@ -1,0 +1,138 @@
+"""Input checks: each fires on a scan that was spoilt in its way, and none on a good one."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_workdir import small_scan, small_workdir
+
+from strega_jax.inference.batch import Settings, detect_all
+from strega_jax.inference.ghosting import strongest_ghost
+from strega_jax.inference.jobs import nifti_jobs
+from strega_jax.inference.open import open_model
+from strega_jax.inference.pose import fit_pose
+from strega_jax.inference.quality import Flag, reference_flags, scan_flags
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.scan import read_scan
+from strega_jax.slices.preprocess import preprocess
+
+pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_model(small_workdir())
+
+
+@pytest.fixture(scope="module")
+def prepared(opened):
+    scan = read_scan(small_scan())
+    return scan, preprocess(scan, opened.model.about.preprocess)
+
+
+def turned(scan, axcodes):
+    """The scan's voxels in another order, under the header of the first."""
+    order = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt(("R", "A", "S")), nib.orientations.axcodes2ornt(axcodes)
+    )
+    return nib.orientations.apply_orientation(scan, order)
+
+
+@pytest.mark.parametrize(("axcodes", "doubt"), [("RPS", True), ("RAI", True), ("ASR", True), ("LAS", False)])
+def test_a_header_that_names_the_wrong_axes_is_doubted(prepared, axcodes, doubt):
+    slices = prepared[1]
+    pve = turned(slices.tissue.pve, tuple(axcodes))
+    pose = fit_pose(pve, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert (pose.best > pose.upright + 0.3) == doubt
+    assert bool(pose.orientation) == doubt
+
+
+def ghosted(data: np.ndarray, axis: int, every: int, strength: float) -> np.ndarray:
+    """Every so many-th line of the spectrum weakened, the middle one kept; what lies outside the brain cut off."""
+    lines = np.arange(data.shape[axis]) - data.shape[axis] // 2
+    weight = np.where((lines % every == 0) & (lines != 0), 1 - strength, 1.0)
+    shape = [-1 if a == axis else 1 for a in range(3)]
+    spectrum = np.fft.fft(data, axis=axis) * np.fft.ifftshift(weight).reshape(shape)
+    image = np.fft.ifft(spectrum, axis=axis).real
+    return np.where(data > 0, np.maximum(image, 1), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(("axis", "every"), [(0, 4), (1, 4), (1, 6), (2, 5)])
+def test_a_ghost_is_found_along_its_axis_at_its_distance(prepared, axis, every):
+    scan, slices = prepared
+    data = ghosted(scan.data, axis, every, 0.8)
+    ghost = strongest_ghost(data, slices.brain, scan.spacing_mm)
+    assert ghost.axis == axis
+    # Weakening every n-th line puts copies at multiples of the field of view over n.
+    period = data.shape[axis] * scan.spacing_mm[axis] / every
+    assert abs(ghost.shift_mm / period - round(ghost.shift_mm / period)) * period <= 2 * scan.spacing_mm[axis]
+    assert ghost.strength > 2 * strongest_ghost(scan.data, slices.brain, scan.spacing_mm).strength
+    assert checks(dataclasses.replace(scan, data=data), slices) == {"ghosting"}
+
+
+def test_contrasts_without_tissue_classes_are_doubted(prepared):
+    scan, slices = prepared
+    assert {flag.check for flag in scan_flags(scan, slices, "FLAIR", "T1w")} == {"contrast"}
+    assert scan_flags(scan, slices, "FLAIR", "FLAIR") == []
+
+
+def test_a_tissue_map_like_no_brain_is_doubted(prepared):
+    scan, slices = prepared
+    rng = np.random.default_rng(0)
+    pve = rng.dirichlet(np.ones(3), slices.brain.shape).astype(np.float32) * slices.brain[..., None]
+    assert checks(scan, changed(slices, pve=pve)) == {"tissue"}
+
+
+def test_numbers_unlike_training_are_doubted(opened):
+    reference = opened.reference
+    usual = {name: spread.mean for name, spread in reference.numbers.items()}
+    assert reference_flags(usual, reference) == []
+    assert reference_flags({**usual, "wm": 0.0}, None) == []
+    for name, value, check in (
+        ("wm", usual["wm"] + 0.3, "tissue"),
+        ("brain_ml", usual["brain_ml"] / 2, "tissue"),
+        ("error", usual["error"] * 2.1, "reconstruction"),
+    ):
+        (flag,) = reference_flags({**usual, name: value}, reference)
+        assert isinstance(flag, Flag)
+        assert flag.check == check
+
+
+def changed(slices, **tissue):
+    return dataclasses.replace(slices, tissue=dataclasses.replace(slices.tissue, **tissue))
+
+
+def checks(scan, slices) -> set[str]:
+    return {flag.check for flag in scan_flags(scan, slices, "T1w", "T1w")}
+
+
+def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
+    scan, slices = prepared
+    assert checks(scan, slices) == set()
+    exchanged = changed(slices, pve=np.ascontiguousarray(slices.tissue.pve[..., ::-1]))
+    assert checks(scan, exchanged) == {"contrast"}
+    brain, data = slices.brain.copy(), scan.data.copy()
+    middle = brain.shape[2] // 2
+    brain[:, :, middle] = False
+    assert checks(scan, dataclasses.replace(slices, brain=brain)) == {"slices"}
+    data[:, :, middle] *= 0.3
+    assert checks(dataclasses.replace(scan, data=data), slices) == {"slices"}
+    data = scan.data.copy()
+    data[:, :, middle + 1] = data[:, :, middle]
+    assert checks(dataclasses.replace(scan, data=data), slices) == {"slices"}
+    cut = dataclasses.replace(slices, brain=slices.brain[:, :, :middle])
+    assert checks(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut) == {"field of view"}
+
+
+def test_headers_without_orientation_are_doubted(opened, tmp_path):
+    image = nib.load(small_scan())
+    image.set_sform(None, code=0)
+    image.set_qform(image.affine, code=0)
+    nib.save(image, tmp_path / "scan.nii")
+    done = next(
+        detect_all(
+            nifti_jobs(find_cases(tmp_path), tmp_path / "out"), opened, Settings(opened.model.about.run.postprocess)
+        )
+    )
+    assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.flags)
