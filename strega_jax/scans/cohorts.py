@@ -81,7 +81,7 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
             if not kept:
                 there = ", ".join(sorted({case.contrast for case in found}))
                 raise ScanError(f"{root}: no scan of {', '.join(sorted(wanted))}; found {there}")
-            return _unique(kept)
+            return unique_names(kept)
     raise ScanError(_nothing_found(root, files, layout))
 
 
@@ -295,12 +295,22 @@ def _cohort_folder(path: Path) -> str:
     return path.resolve().parent.name
 
 
-def _unique(cases: list[Case]) -> list[Case]:
-    """Put the cohort before names that two cohorts share."""
+def unique_names(cases: Sequence[Case]) -> list[Case]:
+    """The cases, with the cohort before names that two cohorts share.
+
+    Raises:
+        ScanError: two cases of one cohort share a name.
+    """
     count = Counter(case.name for case in cases)
-    return [
+    renamed = [
         dataclasses.replace(case, name=f"{case.cohort}_{case.name}") if count[case.name] > 1 else case for case in cases
     ]
+    known: dict[str, Case] = {}
+    for case in renamed:
+        if case.name in known:
+            raise ScanError(f"{known[case.name].image} and {case.image} are both called {case.name}; rename a folder")
+        known[case.name] = case
+    return renamed
 
 
 def _nothing_found(root: Path, files: list[Path], layout: str) -> str:
