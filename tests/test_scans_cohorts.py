@@ -265,6 +265,17 @@ def test_splits_come_from_the_participants_table(tmp_path: Path):
         subject_splits(tmp_path)
 
 
+def test_patients_are_never_trained_on_unless_the_table_says_so(tmp_path: Path):
+    files = [f"sub-{i}/sub-{i}_{name}.nii" for i in range(40) for name in ("T1w", "T2w")]
+    cases = find_cases(tree(tmp_path, *files, "sub-3/ses-b/sub-3_ses-b_T1w.nii", "sub-3/sub-3_desc-lesion_mask.nii"))
+    everyone = {f"sub-{i}": "train" for i in range(40)}
+    everything = {"train": 1.0, "dev": 0.0, "test": 0.0}
+    assert subject_splits(cases, everything) == {**everyone, "sub-3": "test"}  # at every date
+    lines = "".join(f"{subject}\ttrain\n" for subject in everyone)
+    (tmp_path / "participants.tsv").write_text("participant_id\tsplit\n" + lines)
+    assert subject_splits(cases, everything) == everyone
+
+
 def test_hashed_splits_are_by_subject_stable_and_near_their_fractions(tmp_path: Path):
     cases = [
         Case("c", f"sub-{n}", f"ses-{date}", "T1w", tmp_path / f"{n}-{date}.nii", None, f"{n}-{date}")

@@ -129,7 +129,8 @@ def subject_splits(
     """Assign every subject to a split: all its dates and contrasts go together.
 
     The split is what the nearest `participants.tsv` above the image says (columns `participant_id` and `split`);
-    without one, subject ids are hashed with the seed, so a subject keeps its split when others come or go.
+    without one, patients are `test`, since nothing here learns from them, and the ids of all others are hashed with
+    the seed, so that a subject keeps its split when others come or go.
 
     Args:
         source: cases, or a folder for `find_cases`.
@@ -143,6 +144,7 @@ def subject_splits(
     cases = find_cases(source) if isinstance(source, str | os.PathLike) else list(source)
     if min(fractions.values(), default=-1) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise ConfigError(f"split fractions {dict(fractions)} must be at least 0 and sum to 1")
+    patients = {case.subject for case in cases if case.healthy is False}
     tables: Tables = {}
     splits: dict[str, str] = {}
     for case in cases:
@@ -152,7 +154,7 @@ def subject_splits(
             if not split:
                 raise ScanError(f"{case.image}: participants.tsv gives no split for {case.subject}; add the line")
         else:
-            split = _hashed_split(case.subject, fractions, seed)
+            split = "test" if case.subject in patients else _hashed_split(case.subject, fractions, seed)
         if splits.setdefault(case.subject, split) != split:
             raise ScanError(f"{case.image}: {case.subject} is in the splits {splits[case.subject]} and {split}")
     return splits
