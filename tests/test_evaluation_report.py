@@ -144,6 +144,7 @@ def test_tables_say_mean_and_deviation(rows: list[dict]) -> None:
     assert "4.000" in plain.splitlines()[2]
     assert shown.replace("±", "$\\pm$") in latex
     assert "brats\\_T2" in latex
+    assert "Dice & marked, ml" in latex
     body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
     assert [line.count("&") for line in body] == [5] * 4
     assert all(line.endswith("\\\\") for line in body)

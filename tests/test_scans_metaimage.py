@@ -1,5 +1,7 @@
 """MetaImage files as SimpleITK writes them, read as SimpleITK and nibabel see them."""
 
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -96,6 +98,18 @@ def test_what_is_not_readable_is_refused_by_name(tmp_path: Path, change, message
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ScanError, match=rf"a\.mha: .*({message})"):
         read_scan(path)
+
+
+def test_no_more_is_unpacked_than_the_header_announces(tmp_path: Path):
+    head = "NDims = 3\nDimSize = 40 40 40\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\nCompressedData = True\n"
+    bomb = zlib.compress(bytes(range(100)) * 1_000_000)
+    (tmp_path / "a.mha").write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + bomb)
+    tracemalloc.start()
+    scan = read_scan(tmp_path / "a.mha")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert scan.data.shape == (40, 40, 40)
+    assert peak < 10_000_000
 
 
 def test_a_brats_2013_case_is_found_read_and_its_mask_written_as_nifti(tmp_path: Path):

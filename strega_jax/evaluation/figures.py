@@ -89,7 +89,10 @@ def boxes_picture(panels: Mapping[str, ShownSlice], columns: int = 4) -> Figure:
     """Boxes around what is marked and around the truth, on the input (paper, figs. 6–7); one panel a slice."""
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure, axes = _panels(list(panels.values()), rows, columns, PANEL_IN * 1.3, 0.35 * rows + 0.3)
+    figure, axes = _panels(
+        list(panels.values()), rows, columns, width_in=1.25 * PANEL_IN, label_in=0.0, title_in=0.36 * rows + 0.3,
+        pad_in=0.05,
+    )  # fmt: skip
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (name, shown) in zip(axes.flat, panels.items(), strict=False):
@@ -228,13 +231,23 @@ def _extent(shown: ShownSlice) -> tuple[float, float, float, float]:
 
 
 def _panels(
-    slices: Sequence[ShownSlice], rows: int, columns: int, width_in: float = PANEL_IN, title_in: float = 0.22
+    slices: Sequence[ShownSlice],
+    rows: int,
+    columns: int,
+    *,
+    width_in: float = PANEL_IN,
+    label_in: float = 0.3,
+    title_in: float = 0.22,
+    pad_in: float = 0.015,
 ) -> tuple[Figure, np.ndarray]:
-    """Black panels, all of the size in millimetres that the largest slice needs."""
+    """Black panels, all of the size in millimetres that the largest slice needs; room for labels and titles, inches."""
     _, right, _, top = np.max([_extent(shown) for shown in slices], axis=0)
     height_in = width_in * top / right
-    figure = Figure(figsize=(width_in * columns + 0.3, height_in * rows + title_in), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # pyright: ignore
+    height = height_in * rows + title_in
+    figure = Figure(figsize=(width_in * columns + label_in, height), layout="constrained")
+    # Titles are cut at the figure's edge by a hair if nothing is left free above them.
+    free = (0, 0, 1, 1 - 0.06 / height)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=pad_in, wspace=0, hspace=0, rect=free)  # pyright: ignore
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], facecolor="black", aspect="equal")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from strega_jax.evaluation.columns import called
 from strega_jax.scans.files import replacing, write_json
 
 Row = Mapping[str, Any]
@@ -151,7 +152,7 @@ def latex_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
         "% needs \\usepackage{booktabs}",
         f"\\begin{{tabular}}{{llll{'r' * len(metrics)}}}",
         "\\toprule",
-        " & ".join(_latex(cell) for cell in ("cohort", "method", "truth", "volumes", *metrics)) + " \\\\",
+        " & ".join(_latex(called(name)) for name in ("cohort", "method", "truth", "volumes", *metrics)) + " \\\\",
         "\\midrule",
     ]
     for summary in summaries:
