@@ -1,36 +1,71 @@
-"""Compare trained detectors on the same cases.
+"""Evaluate trained detectors on the same cases, side by side.
 
-    python -m strega_jax.compare --checkpoints=runs/strega,runs/ce_vae,runs/dae --data=brats/,gbm/ --output=comparison
+    python -m strega_jax.compare --data=brats/,gbm/ --controls=ixi/ --controls_split=dev --output=evaluation
+    python -m strega_jax.compare --checkpoints=runs/strega_seed0,runs/strega_seed1,runs/dae --data=brats/ --output=out
 
-Every case of every folder is scored by every checkpoint, each with its own preprocessing and threshold. Prints and
-writes one table over all (Dice, AUPRC, marked volume; parameters, training and scoring time), and tests each
-method's Dice against the first checkpoint's. OUTPUT/NAME holds what `strega_jax.train --evaluate` writes for one.
-Cases need expert masks; scans must be brain-extracted. Research use only.
+Every case of every folder is scored by every checkpoint (workdir, checkpoint or exported file; default: the weights
+that come with the package), each with its own preprocessing and threshold. Workdirs that differ in the seed alone are
+trainings of one method. Prints and writes one table over all, sentences with statistics, the first checkpoint being
+the reference, and a report with figures. OUTPUT/NAME holds each checkpoint's masks, and of several the same for each.
+
+--controls names healthy scans: with them come false-positive volumes and rates, Dice at a matched burden of false
+positives, and the detection of slices and subjects. Cases need expert masks; scans must be brain-extracted.
+
+    python -m strega_jax.compare --redraw=evaluation/results.json --output=again
+
+draws report and figures again from the results alone. Research use only.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
 
 from strega_jax import command
+from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import compare_checkpoints
-from strega_jax.scans.cohorts import find_cases
+from strega_jax.evaluation.report import report_from_json
+from strega_jax.inference.open import SHIPPED
+from strega_jax.scans.cohorts import Case, find_cases, subject_splits
 
-_CHECKPOINTS = flags.DEFINE_list(
-    "checkpoints", None, "Workdirs or checkpoints; the first is the reference.", required=True
-)
-_DATA = flags.DEFINE_list("data", None, "Folders of cases with expert masks.", required=True)
+_CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Workdirs, checkpoints or exported files, the reference first.")
+_DATA = flags.DEFINE_list("data", [], "Folders of cases with expert masks.")
 _CONTRASTS = flags.DEFINE_list("contrasts", [], "Contrasts to score, e.g. T1w,T2w; default: all.")
+_CONTROLS = flags.DEFINE_string("controls", "", "Folder of healthy scans.")
+_CONTROLS_SPLIT = flags.DEFINE_string("controls_split", "", "Of these, the subjects of this split only.")
+_CONTROLS_CONTRAST = flags.DEFINE_string("controls_contrast", "T1w", "Contrast of the controls.")
+_REDRAW = flags.DEFINE_string("redraw", "", "Only draw the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; made if need be.")
 
 
 def main() -> int:
     """Evaluate all and print the table; say by the exit code whether every case could be scored."""
-    cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)]
-    failures = compare_checkpoints(_CHECKPOINTS.value, cases, Path(_OUTPUT.value))
+    output = Path(_OUTPUT.value)
+    if _REDRAW.value:
+        report_from_json(_REDRAW.value, output)
+        print(f"report: {output / 'report.html'}")
+        return 0
+    if not _DATA.value:
+        raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
+    cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
+    failures = compare_checkpoints(_CHECKPOINTS.value or [SHIPPED], cases, output)
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0
+
+
+def _controls() -> list[Case]:
+    if not _CONTROLS.value:
+        return []
+    cases = find_cases(_CONTROLS.value, [_CONTROLS_CONTRAST.value])
+    if _CONTROLS_SPLIT.value:
+        splits = subject_splits(cases)
+        cases = [case for case in cases if splits[case.subject] == _CONTROLS_SPLIT.value]
+    healthy = [case for case in cases if case.mask is None and case.healthy is not False]
+    if not healthy:
+        split = f" in the split {_CONTROLS_SPLIT.value}" if _CONTROLS_SPLIT.value else ""
+        raise ConfigError(f"--controls={_CONTROLS.value}: no scan without a lesion mask{split}")
+    return [dataclasses.replace(case, healthy=True, cohort="controls") for case in healthy]
 
 
 def cli() -> None:

@@ -25,8 +25,9 @@ from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.evaluation.evaluate import evaluate
-from strega_jax.inference.calibration import Calibration, calibrate, load_calibration, save_calibration
-from strega_jax.inference.model import Model, load_model
+from strega_jax.inference.calibration import Calibration, calibrate, save_calibration
+from strega_jax.inference.model import load_model
+from strega_jax.inference.open import Opened, open_model
 from strega_jax.inference.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import Case, find_cases, subject_splits
@@ -77,9 +78,9 @@ def main() -> int:
         log.info("evaluate with one process: the same line with --evaluate and without --distributed")
     elif cases:
         path = _CHECKPOINT.value or workdir
-        model = load_model(path)
-        calibration = _calibration(run, workdir, path, model)
-        failures += evaluate(model, cases, run.postprocess, calibration, workdir / "evaluation")
+        opened = open_model(path)
+        calibration = _calibration(run, workdir, opened)
+        failures += evaluate(opened.model, cases, run.postprocess, calibration, workdir / "evaluation")
     elif _EVALUATE.value:
         raise ConfigError("nothing to evaluate: set --config.data.lesions or --config.data.planted")
     for message in failures:
@@ -161,15 +162,15 @@ def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
     return cases
 
 
-def _calibration(run: Run, workdir: Path, checkpoint: str | Path, model: Model) -> Calibration | None:
+def _calibration(run: Run, workdir: Path, opened: Opened) -> Calibration | None:
     """The checkpoint's healthy scores; taken now if the settings need them and the store is at hand."""
     if not run.postprocess.needs_calibration:
         return None
-    found = load_calibration(checkpoint)
-    if found and found.refinement == run.postprocess.refinement:
-        return found
-    calibration = calibrate(model, SliceStore.open(_store_path(run, workdir)), run.postprocess)
-    save_calibration(workdir, calibration)
+    if opened.calibration and opened.calibration.refinement == run.postprocess.refinement:
+        return opened.calibration
+    calibration = calibrate(opened.model, SliceStore.open(_store_path(run, workdir)), run.postprocess)
+    if not _CHECKPOINT.value:
+        save_calibration(workdir, calibration)
     return calibration
 
 

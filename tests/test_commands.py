@@ -45,7 +45,7 @@ def test_one_command_prepares_trains_and_evaluates(trained):
     own = [row for row in rows if row["method"] == "cce_vae"]
     assert sorted(row["truth_ml"] > 0 for row in own) == [False, True]
     shown = (trained / "stdout.txt").read_text()
-    for name in ("results.csv", "stages.png", "report.html", "table.tex"):
+    for name in ("results.csv", "report.html", "table.tex", "figures/stages_planted_T1w.png"):
         assert (trained / "evaluation" / name).stat().st_size > 0
     assert "dice" in shown
     assert str(trained / "evaluation" / "masks") in shown

@@ -9,42 +9,62 @@ import pytest
 from conftest import small_run
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError
-from strega_jax.evaluation.compare import checkpoint_names, compare_checkpoints, comparisons, training_minutes
-from strega_jax.scans.cohorts import find_cases
+from strega_jax.evaluation.compare import checkpoint_names, compare_checkpoints, method_names, training_minutes
+from strega_jax.scans.cohorts import Case, find_cases
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.training.loop import train
 
 
-def test_two_checkpoints_end_up_in_one_table(disc_store, tmp_path, capsys):
-    pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
-    for name in ("tissue_class", "tissue_atlas"):
-        run = small_run(training={"steps": 2, "checkpoint_every": 2}, postprocess={"threshold": "otsu"})
-        run = Run.from_mapping({**run.to_dict(), "detector": name, "model": {}})
-        train(run, disc_store, tmp_path / f"run_{name}")
-    make_demo_cohort(tmp_path / "scans", 3, 0)
-    cases = plant_in_cohort(find_cases(tmp_path / "scans", ["T1w"]), tmp_path / "planted", 1, 0)
-    paths = [str(tmp_path / "run_tissue_class"), str(tmp_path / "run_tissue_atlas" / "checkpoints" / "2")]
-    assert compare_checkpoints(paths, cases, tmp_path / "out") == []
+def trained(disc_store, workdir: Path, detector: str, seed: int = 0) -> str:
+    run = small_run(training={"steps": 2, "checkpoint_every": 2}, postprocess={"threshold": "otsu"}, seed=seed)
+    train(Run.from_mapping({**run.to_dict(), "detector": detector, "model": {}}), disc_store, workdir)
+    return str(workdir)
 
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    methods = [row["method"] for row in rows]
-    assert sorted(methods) == sorted(
-        ["run_tissue_class", "run_tissue_atlas", "tissue class CSF", "tissue class GM", "tissue class WM",
-         "intensity threshold"]
-    )  # fmt: skip
-    for name in ("run_tissue_class", "run_tissue_atlas"):
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> list[Case]:
+    pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
+    folder = tmp_path_factory.mktemp("demo")
+    make_demo_cohort(folder / "scans", 3, 0)
+    return plant_in_cohort(find_cases(folder / "scans", ["T1w"]), folder / "planted", 1, 0)
+
+
+def test_checkpoints_end_up_in_one_table_and_seeds_count_a_volume_once(disc_store, tmp_path, cases, capsys):
+    paths = [trained(disc_store, tmp_path / "run_tissue_class", "tissue_class")]
+    paths += [trained(disc_store, tmp_path / f"atlas_seed{seed}", "tissue_atlas", seed) for seed in (0, 1)]
+    assert compare_checkpoints([*paths[:2], paths[2] + "/checkpoints/2"], cases, tmp_path / "out") == []
+
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    methods = [(row["method"], row.get("seed")) for row in found["rows"]]
+    baselines = ["tissue class CSF", "tissue class GM", "tissue class WM", "intensity threshold"]
+    assert methods == [("run_tissue_class", 0), ("atlas", 0), ("atlas", 1), *((name, None) for name in baselines)]
+    for row, name in zip(found["rows"], ("run_tissue_class", "atlas_seed0", "atlas_seed1"), strict=False):
         own = json.loads((tmp_path / "out" / name / "results.json").read_text())["rows"][0]
-        assert {**own, "method": name} in rows
+        assert own == {key: value for key, value in row.items() if key != "seed"}
+    summary = {line["method"]: line for line in found["summary"]}
+    assert summary["atlas"]["volumes"] == 1
+    dice = [row["dice"] for row in found["rows"][1:3]]
+    assert summary["atlas"]["metrics"]["dice"]["mean"] == pytest.approx(sum(dice) / 2)
+    assert "mean of 2 trainings" in next(text for text in found["sentences"] if "atlas" in text)
     with open(tmp_path / "out" / "costs.csv", newline="") as file:
         costs = list(csv.DictReader(file))
-    assert [cost["detector"] for cost in costs] == ["tissue_class", "tissue_atlas"]
-    assert [cost["parameters"] for cost in costs] == ["0", "0"]
+    assert [cost["detector"] for cost in costs] == ["tissue_class", "tissue_atlas", "tissue_atlas"]
+    assert [cost["parameters"] for cost in costs] == ["0", "0", "0"]
     assert all(float(cost["seconds_a_volume"]) > 0 and float(cost["training_minutes"]) > 0 for cost in costs)
-    shown = capsys.readouterr().out
-    assert "run_tissue_class" in shown
-    assert (tmp_path / "out" / "report.html").stat().st_size > 0
-    assert "run\\_tissue\\_atlas" in (tmp_path / "out" / "table.tex").read_text()
+    assert "run_tissue_class" in capsys.readouterr().out
+    for name in ("report.html", "figures/methods_planted_T1w.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    assert "run\\_tissue\\_class" in (tmp_path / "out" / "table.tex").read_text()
+
+
+def test_trainings_that_differ_in_the_seed_alone_are_one_method():
+    one, other = small_run(), small_run(detector="dae", model={})
+    again = small_run(seed=1, data={"store": "elsewhere"})
+    assert method_names(["a_seed0", "b", "a_seed1"], [one, other, again]) == ["a", "b", "a"]
+    assert method_names(["runs-1", "runs-2"], [one, other]) == ["runs-1", "runs-2"]
+    assert method_names(["first", "second"], [one, again]) == ["first", "first"]
+    assert method_names(["a_0", "a_1", "a"], [one, again, other]) == ["a_0", "a_0", "a"]  # never one name for two
 
 
 def test_names_are_those_of_the_workdirs_and_must_differ():
@@ -61,13 +81,3 @@ def test_training_time_is_the_sum_of_the_logged_spans(tmp_path: Path):
     checkpoint.mkdir(parents=True)
     assert training_minutes(checkpoint, 8) == pytest.approx((10 * 8 / 5 + 20 * 8 / 40) / 60)
     assert training_minutes(tmp_path / "elsewhere" / "deep" / "down" / "here", 8) is None
-
-
-def test_words_need_two_subjects_with_lesions():
-    better = [{"method": "a", "subject": str(i), "dice": 0.5 + 0.03 * i} for i in range(6)]
-    worse = [{"method": "b", "subject": str(i), "dice": 0.2 + 0.02 * i} for i in range(6)]
-    empty = [{"method": m, "subject": "9", "dice": None} for m in "ab"]
-    rows = [*better, *worse, *empty]
-    assert len(comparisons(rows, "a")) == 1
-    assert "b" in comparisons(rows, "a")[0]
-    assert comparisons(rows[:1], "a") == []

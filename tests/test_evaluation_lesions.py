@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from monai.data.box_utils import box_iou
 from scipy import ndimage
+from skimage.measure import label, regionprops
 
 from strega_jax.evaluation.lesions import box_agreement, froc, match_lesions, sensitivity_by_size
 
@@ -131,6 +133,28 @@ def test_sensitivity_by_size_pools_lesions_over_volumes() -> None:
     assert [row["lesions"] for row in rows] == [2, 2, 2, 0]
     assert [row["sensitivity"] for row in rows[:3]] == [0, 1, 1]
     assert math.isnan(float(rows[3]["sensitivity"]))
+
+
+def test_boxes_equal_those_of_scikit_image_and_monai() -> None:
+    rng = np.random.default_rng(4)
+    fields = [ndimage.gaussian_filter(rng.normal(size=(40, 44, 10)), (3, 3, 1)) for _ in range(2)]
+    truth = fields[0] > np.quantile(fields[0], 0.93)
+    mask = fields[0] + fields[1] > np.quantile(fields[0] + fields[1], 0.93)
+    best, false = [], 0
+    for z in range(10):
+        ours, theirs = (
+            np.array([region.bbox for region in regionprops(label(m[:, :, z], connectivity=2))], float).reshape(-1, 4)
+            for m in (mask, truth)
+        )
+        iou = box_iou(ours, theirs) if len(ours) and len(theirs) else np.zeros((len(ours), len(theirs)))
+        best += iou.max(axis=0, initial=0).tolist()
+        false += int((iou.max(axis=1, initial=0) < 0.1).sum())
+    assert min(best) < 0.1 < max(best)
+    assert false > 0
+    found = box_agreement(mask, truth)
+    assert found["box_iou"] == pytest.approx(np.mean(best))
+    assert found["box_hit_rate"] == pytest.approx(np.mean(np.array(best) >= 0.1))
+    assert found["false_boxes"] == false
 
 
 def test_boxes_by_hand() -> None:

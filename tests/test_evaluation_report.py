@@ -18,9 +18,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from strega_jax.errors import ConfigError
 from strega_jax.evaluation.figures import (
     STAGES,
     boxes_picture,
+    comparison_picture,
     dose_response_plot,
     froc_plot,
     png_bytes,
@@ -28,7 +30,16 @@ from strega_jax.evaluation.figures import (
     violin_plot,
 )
 from strega_jax.evaluation.report import RESEARCH_ONLY, picture, report_from_json, write_report
-from strega_jax.evaluation.table import files_hash, latex_table, summarise, text_table, write_csv, write_results
+from strega_jax.evaluation.slices import ShownSlice
+from strega_jax.evaluation.table import (
+    files_hash,
+    latex_table,
+    mean_over_seeds,
+    summarise,
+    text_table,
+    write_csv,
+    write_results,
+)
 
 
 @pytest.fixture
@@ -52,20 +63,34 @@ def rows() -> list[dict]:
     return rows
 
 
+def shown_slice(shape: tuple[int, int] = (20, 24), spacing_mm: tuple[float, float] = (1.0, 1.0)) -> ShownSlice:
+    image = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    mask = image > 250
+    greys = ("input", "tissue map", "reconstruction", "residual")
+    return ShownSlice({name: image if name in greys else mask for name in STAGES}, spacing_mm, 12.0)
+
+
 def results(rows: list[dict]) -> dict:
-    image = np.random.default_rng(1).uniform(size=(20, 24)).astype(np.float32)
+    who = {"cohort": "brats_T2", "method": "cce_vae"}
     return {
         "title": "Dev cases & more",
         "about": {"config": "abc123", "data": "def456"},
         "rows": rows,
-        "froc": {"cce_vae": {"false_positives": np.array([0, 0.5, 2.0]), "sensitivity": np.array([0, 0.4, 0.8])}},
-        "sizes": {"cce_vae": [{"size": "≥ 1 ml", "lesions": 0.0, "sensitivity": math.nan}]},
+        "froc": [{**who, "volumes": 5, "false_positives": np.array([0, 0.5, 2.0]), "sensitivity": [0, 0.4, 0.8]}],
+        "sizes": [{**who, "size": "≥ 1 ml", "lesions": 0.0, "sensitivity": math.nan}],
+        "detection": [{**who, "level": "slice, with controls", "auroc": 0.8, "average_precision": 0.6}],
         "dose_response": [
-            {"dose": "contrast", "response": "Dice", "curves": {"1 ml": {"dose": [0.1, 0.3], "response": [0.2, 0.7]}}}
+            {
+                **who,
+                "dose": "contrast",
+                "response": "Dice",
+                "curves": {"1 ml": {"dose": [0.1, 0.3], "response": [0.2, 0.7]}},
+            }
         ],
-        "healthy": {"cce_vae": {"mean_ml": 1.5, "flagged": 0.25}},
+        "healthy": [{**who, "mean_ml": 1.5, "flagged": 0.25}],
         "sentences": ["ours reached a Dice 0.100 higher than < theirs."],
-        "pictures": [picture(stage_picture({"z 40": dict.fromkeys(STAGES, image)}), "stages of sub-1")],
+        "pictures": [picture(stage_picture({"z 40": shown_slice()}), "stages brats/T2", "stages of sub-1")],
+        "failures": ["a.nii.gz: no such file"],
     }
 
 
@@ -119,6 +144,7 @@ def test_tables_say_mean_and_deviation(rows: list[dict]) -> None:
     assert "4.000" in plain.splitlines()[2]
     assert shown.replace("±", "$\\pm$") in latex
     assert "brats\\_T2" in latex
+    assert "Dice & marked, ml" in latex
     body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
     assert [line.count("&") for line in body] == [5] * 4
     assert all(line.endswith("\\\\") for line in body)
@@ -133,35 +159,65 @@ def test_the_hash_of_data_depends_on_contents_not_order(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{12}", files_hash([a]))
 
 
-def test_slices_are_shown_front_up_and_left_on_the_left() -> None:
-    image = np.zeros((10, 20), np.float32)  # h from left to right, w from back to front
-    image[:3, 15:] = 1
-    figure = stage_picture({"z": {"input": image}})
-    drawn = imread(io.BytesIO(png_bytes(figure)))[:, :, 0]
+def test_several_trainings_of_a_method_count_a_volume_once(rows: list[dict]) -> None:
+    again = [{**row, "seed": seed, "dice": row["dice"] + seed / 10} for row in rows[:6] for seed in (0, 1)]
+    merged = mean_over_seeds(again)
+    assert [row["case"] for row in merged] == [row["case"] for row in rows[:6]]
+    assert merged[3]["dice"] == pytest.approx(rows[3]["dice"] + 0.05)
+    assert math.isnan(merged[0]["dice"])
+    assert not any("seed" in row for row in merged)
+    assert [(s["truth"], s["volumes"]) for s in summarise(again)] == [("lesions", 5), ("empty", 1)]
+    one = [row["dice"] for row in rows[1:6]]
+    assert summarise(again)[0]["metrics"]["dice"]["std"] == pytest.approx(np.std(one, ddof=1))
+
+
+def test_slices_are_shown_front_up_left_on_the_left_and_in_their_proportions() -> None:
+    image = np.zeros((10, 20), np.uint8)  # h from left to right, w from back to front
+    image[:3, 15:] = 255
+    stages = {**shown_slice().stages, **dict.fromkeys(STAGES[:4], image), "mask": image > 0, "truth": image > 0}
+    shown = ShownSlice(stages, (3.0, 1.0), 0.0)
+    figure = stage_picture({"z": shown})
+    drawn = imread(io.BytesIO(png_bytes(figure, dpi=100)))[:, :, 0]
     axis = figure.axes[0].get_window_extent()
-    rows, columns = drawn.shape
-    inner = drawn[int(rows - axis.y1) + 4 : int(rows - axis.y0) - 4, int(axis.x0) + 4 : int(axis.x1) - 4]
-    top, left = np.argwhere(inner > 0.9).mean(axis=0) / inner.shape
+    top, bottom = round(drawn.shape[0] - axis.y1), round(drawn.shape[0] - axis.y0)
+    inner = drawn[top + 3 : bottom - 3, round(axis.x0) + 3 : round(axis.x1) - 3]
+    bright = np.argwhere(inner > 0.9)
+    top, left = bright.mean(axis=0) / inner.shape
     assert top < 0.3
     assert left < 0.3
-    assert columns > 0
+    height, width = np.ptp(bright, axis=0) + 1
+    assert width / height == pytest.approx(9 / 5, rel=0.1)  # 3 pixels of 3 mm by 5 of 1 mm
 
 
 def test_every_stage_and_slice_is_named() -> None:
-    image = np.ones((4, 4), np.float32)
-    figure = stage_picture({"z 40": dict.fromkeys(STAGES, image), "z 50": {"input": image, "mask": image > 2}})
-    assert [axis.get_title() for axis in figure.axes] == [*STAGES, *[""] * 6]
-    assert [axis.get_ylabel() for axis in figure.axes[::6]] == ["z 40", "z 50"]
-    assert [len(axis.images) for axis in figure.axes] == [1] * 6 + [1, 0, 0, 0, 1, 0]
+    figure = stage_picture({"z 40": shown_slice(), "z 50": shown_slice((12, 30), (2.0, 1.0))})
+    titles = [f"({letter}) {stage}" for letter, stage in zip("abcdefg", STAGES, strict=True)]
+    assert [axis.get_title() for axis in figure.axes] == [*titles, *[""] * 7]
+    assert [axis.get_ylabel() for axis in figure.axes[::7]] == ["z 40", "z 50"]
+    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 1, 2, 2] * 2  # masks lie over the input
+    limits = {(axis.get_xlim(), axis.get_ylim()) for axis in figure.axes}
+    assert limits == {((-12.0, 12.0), (-15.0, 15.0))}  # one scale in mm for all
+
+
+def test_methods_stand_side_by_side_between_input_and_truth() -> None:
+    shown = shown_slice()
+    masks = {"ours": shown.stages["mask"], "theirs": ~shown.stages["mask"]}
+    figure = comparison_picture({"sub-1": (shown, masks), "sub-2": (shown, masks)})
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["input", "ours", "theirs", "truth"]
+    for axis, mask in zip(figure.axes[1:3], masks.values(), strict=True):
+        opacity = np.asarray(axis.images[1].get_array())[..., 3]
+        np.testing.assert_array_equal(opacity > 0, mask.T)
 
 
 def test_the_violin_shows_median_quartiles_and_drops_what_is_undefined() -> None:
     values = [0.1, 0.2, 0.4, 0.5, 0.9, math.nan]
     figure = violin_plot({"a": values, "constant": [0.5, 0.5], "none": [math.nan]})
     axis = figure.axes[0]
-    assert [line.get_ydata()[0] for line in axis.lines] == [0.4, 0.5]
+    assert [line.get_ydata()[0] for line in axis.lines] == [0.4]  # two volumes make no violin
+    points = [c.get_offsets()[:, 1].tolist() for c in axis.collections if type(c).__name__ == "PathCollection"]
+    assert points == [values[:5], [0.5, 0.5]]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["a\n(n = 5)", "constant\n(n = 2)"]
-    segments = [c.get_segments()[0][:, 1].tolist() for c in axis.collections if hasattr(c, "get_segments")]
+    segments = [c.get_segments()[0][:, 1].tolist() for c in axis.collections if type(c).__name__ == "LineCollection"]
     assert [0.2, 0.5] in segments  # quartiles
     assert [0.1, 0.9] in segments  # no outlier within 1.5 interquartile ranges
     assert png_bytes(figure)[:4] == b"\x89PNG"
@@ -170,9 +226,12 @@ def test_the_violin_shows_median_quartiles_and_drops_what_is_undefined() -> None
 def test_boxes_are_drawn_around_both_masks() -> None:
     mask, truth = np.zeros((20, 24), bool), np.zeros((20, 24), bool)
     mask[2:5, 3:9] = mask[10:12, 10:12] = truth[2:6, 3:9] = True
-    figure = boxes_picture(mask.astype(np.float32), mask, truth)
-    drawn = [[(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in axis.patches] for axis in figure.axes]
-    assert drawn == [[(1.5, 2.5, 3, 6), (9.5, 9.5, 2, 2)], [(1.5, 2.5, 4, 6)]]
+    stages = {**shown_slice().stages, "mask": mask, "truth": truth}
+    figure = boxes_picture({"sub-1": ShownSlice(stages, (1.0, 2.0), 0.0)})
+    # In mm from the middle of the slice, which is 20 × 48 mm large.
+    drawn = [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in figure.axes[0].patches]
+    assert drawn == [(-8, -18, 4, 12), (-8, -18, 3, 12), (0, -4, 2, 4)]
+    assert len(boxes_picture(dict.fromkeys("abcdef", shown_slice()), columns=4).axes) == 8
 
 
 def test_curves_hold_their_points() -> None:
@@ -189,6 +248,7 @@ class Page(HTMLParser):
         super().__init__()
         self.fetched: list[str] = []
         self.tables: list[list[list[str]]] = []
+        self.headings: list[list[str]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -196,14 +256,17 @@ class Page(HTMLParser):
         self.fetched += [values[name] or "" for name in ("src", "href") if name in values]
         if tag == "table":
             self.tables.append([])
+            self.headings.append([])
         elif tag == "tr":
             self.tables[-1].append([])
+        elif tag == "th" and "data-name" in values:
+            self.headings[-1].append(values["data-name"] or "")
         elif tag == "td":
             self.tables[-1][-1].append(values["data-value"] or "")
 
 
 def test_the_page_is_self_contained_and_complete(tmp_path: Path, rows: list[dict]) -> None:
-    write_report(tmp_path / "report.html", results(rows))
+    write_report(tmp_path, results(rows))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert all(source.startswith("data:") for source in page.fetched)
@@ -216,29 +279,55 @@ def test_the_page_is_self_contained_and_complete(tmp_path: Path, rows: list[dict
     assert "<title>Dev cases &amp; more</title>" in text
     assert "intensity &lt;b&gt;" in text
     assert "intensity <b>" not in text
-    volumes = page.tables[-1][1:]
+    every = next(i for i, names in enumerate(page.headings) if "false_lesions" in names and "case" in names)
+    volumes, column = page.tables[every][1:], page.headings[every].index("dice")
     assert len(volumes) == 12
-    assert volumes[0][3] == ""
-    assert float(volumes[4][3]) == rows[4]["dice"]
+    assert volumes[0][column] == ""
+    assert float(volumes[4][column]) == rows[4]["dice"]
 
 
-def test_the_page_comes_back_from_its_json_byte_for_byte(tmp_path: Path, rows: list[dict]) -> None:
+def test_figures_lie_beside_the_page_as_files(tmp_path: Path, rows: list[dict]) -> None:
+    write_report(tmp_path, results(rows))
+    drawn = ["dose_Dice_cce_vae_brats_T2", "froc_cce_vae", "violin_brats_T2"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
+        [*(f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")), "stages_brats_T2.png"]
+    )
+    for path in (tmp_path / "figures").glob("*.png"):
+        assert imread(path).std() > 0
+        assert base64.b64encode(path.read_bytes()).decode() in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "figures" / "froc_cce_vae.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_page_and_figures_come_back_from_the_json_byte_for_byte(tmp_path: Path, rows: list[dict]) -> None:
     write_results(tmp_path / "results.json", results(rows))
-    write_report(tmp_path / "first.html", results(rows))
-    report_from_json(tmp_path / "results.json", tmp_path / "again.html")
-    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "again.html").read_bytes()
+    write_report(tmp_path / "first", results(rows))
+    report_from_json(tmp_path / "results.json", tmp_path / "again")
+    first = {path.relative_to(tmp_path / "first"): path for path in (tmp_path / "first").rglob("*.*")}
+    assert len(first) == 8
+    for name, path in first.items():
+        assert path.read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"rows": []}'])
+def test_what_is_no_results_json_is_refused_by_name(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"results\.json: (not the|holds no)"):
+        report_from_json(tmp_path / "results.json", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_alone_make_a_page(tmp_path: Path, rows: list[dict]) -> None:
-    write_report(tmp_path / "report.html", {"rows": rows})
+    write_report(tmp_path, {"rows": rows})
     assert (tmp_path / "report.html").stat().st_size > 5000
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
 # Runs in the page: says on the console whether the pictures are there and what sorting by Dice does.
 PROBE = """<script>addEventListener("load", () => {
-  const table = [...document.querySelectorAll("table.sortable")].at(-1);
-  const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === "dice");
+  const named = (table, name) => [...table.tHead.rows[0].cells].findIndex(cell => cell.dataset.name === name);
+  const table = [...document.querySelectorAll("table.sortable")].find(table => named(table, "case") >= 0);
+  const column = named(table, "dice");
   const read = () => [...table.tBodies[0].rows].map(row => row.cells[column].dataset.value);
   const sorted = [0, 1].map(() => { table.tHead.rows[0].cells[column].click(); return read(); });
   const pictures = [...document.images].map(image => image.complete && image.naturalWidth > 100);
@@ -250,12 +339,12 @@ PROBE = """<script>addEventListener("load", () => {
 def browser() -> str:
     found = os.environ.get("STREGA_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not found:
-        pytest.skip("no Chromium on the path and none named by STREGA_TEST_BROWSER: the page was NOT OPENED")
+        pytest.skip("no Chromium here (apt-get install chromium, or name one by STREGA_TEST_BROWSER): page NOT OPENED")
     return found
 
 
 def test_the_page_opens_and_sorts_in_a_browser(tmp_path: Path, rows: list[dict], browser: str) -> None:
-    write_report(tmp_path / "report.html", results(rows))
+    write_report(tmp_path, results(rows))
     page = tmp_path / "probed.html"
     page.write_text((tmp_path / "report.html").read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]

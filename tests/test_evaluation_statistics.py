@@ -11,9 +11,11 @@ from strega_jax.evaluation.statistics import (
     by_subject,
     cohens_dz,
     compare,
+    compare_cohorts,
     holm,
     over_seeds,
     rank_biserial,
+    result_sentence,
     sentence,
     wilcoxon_p,
 )
@@ -89,3 +91,37 @@ def test_the_sentence_names_the_test_and_its_figures() -> None:
     assert "Wilcoxon signed-rank test, Holm-adjusted p < 0.001" in text
     same = compare({"a": subjects(1, 0.7), "b": subjects(1, 0.7)}, "b", "Dice")[0]
     assert "no subject differed" in sentence(same)
+    # The better of the two comes first, whichever is the reference.
+    swapped = compare({"ours": subjects(1, 0.7), "reference": subjects(0, 0.5)}, "ours", "Dice")[0]
+    assert swapped.mean_difference < 0
+    assert sentence(swapped).split("interval")[0] == text.split("interval")[0]
+    assert f"{-swapped.interval[1]:.3f} to {-swapped.interval[0]:.3f}" in sentence(swapped)
+
+
+def test_cohorts_are_compared_apart_and_adjusted_together() -> None:
+    big = {"ours": subjects(1, 0.7), "theirs": subjects(0, 0.5), "other": subjects(2, 0.45)}
+    small = {name: dict(list(of.items())[:4]) for name, of in big.items()}
+    middle = {name: dict(list(of.items())[:8]) for name, of in big.items()}
+    found = compare_cohorts({"big": big, "small": small, "middle": middle}, "ours", "Dice")
+    assert [(c.cohort, c.method, c.subjects) for c in found] == [
+        ("big", "theirs", 30), ("big", "other", 30), ("middle", "theirs", 8), ("middle", "other", 8)
+    ]  # fmt: skip
+    assert [c.p_holm for c in found] == pytest.approx(holm([c.p for c in found]))
+    assert sentence(found[2]).startswith("On middle, ours reached")
+
+
+def test_the_sentence_of_a_result_has_its_spread_interval_and_seeds() -> None:
+    seeds = [subjects(3, 0.5, 12), subjects(4, 0.6, 12)]
+    volumes = [(seeds[0][s] + seeds[1][s]) / 2 for s in seeds[0]]
+    text = result_sentence("ours", "brats T2w", "Dice", volumes, seeds)
+    low, high = bootstrap_interval(np.array(volumes))
+    q25, median, q75 = np.percentile(volumes, [25, 50, 75])
+    between = np.std([np.mean(list(of.values())) for of in seeds], ddof=1)
+    assert text == (
+        f"On brats T2w, ours reached a mean Dice of {np.mean(volumes):.3f} ± {np.std(volumes, ddof=1):.3f} "
+        f"(median {median:.3f}, quartiles {q25:.3f} to {q75:.3f}) over 12 volumes of 12 subjects; 95 % bootstrap "
+        f"interval of the mean over subjects {low:.3f} to {high:.3f}; mean of 2 trainings, standard deviation between "
+        f"them {between:.3f}."
+    )
+    single = result_sentence("ours", "ms", "Dice", [0.4], [{"a": 0.4}])
+    assert single == "On ms, ours reached a mean Dice of 0.400 over 1 volume of 1 subject."

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.scans.cohorts import Case, find_cases, read_truth, subject_splits
+from strega_jax.scans.cohorts import Case, find_cases, read_image, read_truth, subject_splits
 from strega_jax.scans.scan import read_scan
 
 
@@ -50,16 +50,26 @@ LAYOUT_TREES = {
     ),
     "brats2013": (
         [
-            "Image_Data/HG/0001/VSD.Brain.XX.O.MR_T1c.684/VSD.Brain.XX.O.MR_T1c.684.nii.gz",
-            "Image_Data/HG/0001/VSD.Brain_3more.XX.XX.OT.6560/VSD.Brain_3more.XX.XX.OT.6560.nii.gz",
-            "Image_Data/LG/0001/VSD.Brain.XX.O.MR_Flair.700/VSD.Brain.XX.O.MR_Flair.700.nii.gz",
+            "Image_Data/HG/0001/VSD.Brain.XX.O.MR_T1c.684/VSD.Brain.XX.O.MR_T1c.684.mha",
+            "Image_Data/HG/0001/VSD.Brain_3more.XX.XX.OT.6560/VSD.Brain_3more.XX.XX.OT.6560.mha",
+            "Image_Data/LG/0001/VSD.Brain.XX.O.MR_Flair.700/VSD.Brain.XX.O.MR_Flair.700.mha",
         ],
-        {"sub-HG0001_T1ce": "VSD.Brain_3more.XX.XX.OT.6560.nii.gz", "sub-LG0001_FLAIR": None},
+        {"sub-HG0001_T1ce": "VSD.Brain_3more.XX.XX.OT.6560.mha", "sub-LG0001_FLAIR": None},
     ),
     "brats2015": (
-        ["HGG/brats_2013_pat0001_1/VSD.Brain.XX.O.MR_T2.54515.nii",
-         "HGG/brats_2013_pat0001_1/VSD.Brain_3more.XX.O.OT.54517.nii"],
-        {"sub-HGGbrats2013pat00011_T2w": "VSD.Brain_3more.XX.O.OT.54517.nii"},
+        ["HGG/brats_2013_pat0001_1/VSD.Brain.XX.O.MR_T2.54515/VSD.Brain.XX.O.MR_T2.54515.mha",
+         "HGG/brats_2013_pat0001_1/VSD.Brain_3more.XX.O.OT.54517/VSD.Brain_3more.XX.O.OT.54517.mha",
+         # two dates of one patient, and the other patient of that number; converted to NIfTI
+         "LGG/brats_2013_pat0001_1/VSD.Brain.XX.O.MR_T2.1.nii",
+         "LGG/brats_tcia_pat105_0001/VSD.Brain.XX.O.MR_T1.2.nii",
+         "LGG/brats_tcia_pat105_0283/VSD.Brain.XX.O.MR_T1.3.nii",
+         "LGG/brats_tcia_pat105_0283/VSD.Brain_3more.XX.O.OT.4.nii"],
+        {
+            "sub-HGGbrats2013pat0001_ses-1_T2w": "VSD.Brain_3more.XX.O.OT.54517.mha",
+            "sub-LGGbrats2013pat0001_ses-1_T2w": None,
+            "sub-LGGbratstciapat105_ses-0001_T1w": None,
+            "sub-LGGbratstciapat105_ses-0283_T1w": "VSD.Brain_3more.XX.O.OT.4.nii",
+        },
     ),
     "brats2018": (
         ["HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_t1.nii.gz",
@@ -127,6 +137,26 @@ def test_extracted_brain_is_preferred_over_the_whole_head(tmp_path: Path):
     assert image["sub-a_ses-1_T1w"] == "sub-a_ses-1_desc-brain_T1w.nii.gz"
 
 
+def test_brain_masks_of_the_data_set_cut_heads_to_brains(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    head, brain = rng.integers(1, 99, (6, 7, 8)), rng.random((6, 7, 8)) > 0.5
+    affine = np.diag([-1.0, 1, 2, 1])
+    for folder, names in (
+        ("ms/patient01", ("patient01_T2W", "patient01_brainmask")),
+        ("bids/sub-a/anat", ("sub-a_T2w", "sub-a_desc-brain_mask")),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, volume in zip(names, (head, brain), strict=True):
+            write(tmp_path / folder / f"{name}.nii.gz", volume.astype(np.int16), affine)
+        (case,) = find_cases(tmp_path / folder.split("/")[0])
+        np.testing.assert_array_equal(read_image(case).data, (head * brain)[::-1])
+    (case,) = find_cases(tree(tmp_path / "cut", "sub-a_desc-brain_T2w.nii", "sub-a_desc-brain_mask.nii"))
+    assert case.brain is None  # what is cut out already needs no mask
+    write(tmp_path / "ms/patient01/patient01_brainmask.nii.gz", brain[1:].astype(np.int16), affine)
+    with pytest.raises(ScanError, match=r"T2W.*brainmask.*not on one grid"):
+        read_image(find_cases(tmp_path / "ms")[0])
+
+
 def test_healthy_and_lesion_subjects_are_told_apart(tmp_path: Path):
     tree(tmp_path / "ixi", *LAYOUT_TREES["ixi"][0])
     tree(tmp_path / "brats", *LAYOUT_TREES["brats2021"][0])
@@ -170,11 +200,11 @@ def test_two_files_for_one_image_are_refused(tmp_path: Path):
 def test_nothing_found_says_what_was_expected_and_what_is_there(tmp_path: Path):
     with pytest.raises(ScanError, match="no such file or folder"):
         find_cases(tmp_path / "missing")
-    with pytest.raises(ScanError, match=r"(?s)Expected one of.*sub-01.*Found no NIfTI file but a\.mha \(convert"):
-        find_cases(tree(tmp_path / "mha", "a.mha"))
-    with pytest.raises(ScanError, match=r"Found 1 NIfTI files that fit none of these, such as deep/x\.nii"):
+    with pytest.raises(ScanError, match=r"(?s)Expected one of.*sub-01.*Found no image but a\.dcm \(convert"):
+        find_cases(tree(tmp_path / "dicom", "a.dcm"))
+    with pytest.raises(ScanError, match=r"Found 1 images that fit none of these, such as deep/x\.nii"):
         find_cases(tree(tmp_path / "deep", "deep/x.nii"))
-    with pytest.raises(ScanError, match=r"(?s)brain_train/00000.*Found 1 NIfTI"):
+    with pytest.raises(ScanError, match=r"(?s)brain_train/00000.*Found 1 images"):
         find_cases(tree(tmp_path / "wrong", "IXI002-Guys-0828-T1.nii.gz"), layout="mood")
     with pytest.raises(ConfigError, match="unknown layout 'nope'; known: auto, bids"):
         find_cases(tmp_path, layout="nope")
@@ -233,6 +263,17 @@ def test_splits_come_from_the_participants_table(tmp_path: Path):
     table.write_text("participant_id,split\nsub-1,dev\n")
     with pytest.raises(ScanError, match="no column participant_id"):
         subject_splits(tmp_path)
+
+
+def test_patients_are_never_trained_on_unless_the_table_says_so(tmp_path: Path):
+    files = [f"sub-{i}/sub-{i}_{name}.nii" for i in range(40) for name in ("T1w", "T2w")]
+    cases = find_cases(tree(tmp_path, *files, "sub-3/ses-b/sub-3_ses-b_T1w.nii", "sub-3/sub-3_desc-lesion_mask.nii"))
+    everyone = {f"sub-{i}": "train" for i in range(40)}
+    everything = {"train": 1.0, "dev": 0.0, "test": 0.0}
+    assert subject_splits(cases, everything) == {**everyone, "sub-3": "test"}  # at every date
+    lines = "".join(f"{subject}\ttrain\n" for subject in everyone)
+    (tmp_path / "participants.tsv").write_text("participant_id\tsplit\n" + lines)
+    assert subject_splits(cases, everything) == everyone
 
 
 def test_hashed_splits_are_by_subject_stable_and_near_their_fractions(tmp_path: Path):

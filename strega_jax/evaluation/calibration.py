@@ -8,6 +8,8 @@ from jaxtyping import Float
 from strega_jax.postprocess import healthy_threshold
 
 TARGET_RATES = (0.01, 0.05, 0.10)
+# False-positive volumes a healthy subject at which Dice is compared.
+BURDENS_ML = (1.0, 5.0, 10.0)
 
 
 def healthy_burden(marked_ml: Sequence[float], flagged_from_ml: float = 0.0) -> dict[str, float]:
@@ -53,6 +55,20 @@ def realised_rates(
         above = sum(int(np.count_nonzero(np.asarray(scan, np.float32) > threshold)) for scan in held_out)
         rows.append({"target": target, "threshold": threshold, "realised": above / voxels if voxels else float("nan")})
     return rows
+
+
+def cross_fitted_rates(
+    scans: Sequence[Float[np.ndarray, "..."]], targets: Sequence[float] = TARGET_RATES
+) -> list[dict[str, float]]:
+    """`realised_rates` where each half of the scans (every other one) is held out in turn; means of the two.
+
+    Empty for a single scan, which cannot be held out from itself.
+    """
+    if len(scans) < 2:
+        return []
+    one, other = scans[::2], scans[1::2]
+    both = zip(realised_rates(one, other, targets), realised_rates(other, one, targets), strict=True)
+    return [{name: (a[name] + b[name]) / 2 for name in a} for a, b in both]
 
 
 def threshold_at_burden(healthy: Iterable[Float[np.ndarray, "..."]], mean_brain_ml: float, burden_ml: float) -> float:

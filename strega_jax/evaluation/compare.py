@@ -1,9 +1,8 @@
 """Several trained detectors on the same volumes: one table, with what each costs."""
 
 import dataclasses
-import json
-import logging
-import math
+import os
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,44 +13,59 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from strega_jax.config import Data, Run, settings_hash
 from strega_jax.errors import ConfigError
-from strega_jax.evaluation.evaluate import TABLE_METRICS, Row, evaluate
-from strega_jax.evaluation.report import write_report
-from strega_jax.evaluation.statistics import by_subject, compare, sentence
-from strega_jax.evaluation.table import files_hash, latex_table, summarise, text_table, write_csv, write_results
-from strega_jax.inference.calibration import load_calibration
-from strega_jax.inference.model import Model, load_model
+from strega_jax.evaluation.evaluate import about_model, pictures_of, spread, write_evaluation
+from strega_jax.evaluation.figures import comparison_picture
+from strega_jax.evaluation.report import picture
+from strega_jax.evaluation.scoring import Results, Scored, score_cases
+from strega_jax.evaluation.table import files_hash, write_csv
+from strega_jax.inference.detect import Scorer
+from strega_jax.inference.open import SHIPPED, open_model
 from strega_jax.scans.cohorts import Case
-from strega_jax.scans.files import replacing
 from strega_jax.training.metrics import read_metrics
 
-log = logging.getLogger(__name__)
-
 Cost = dict[str, Any]
+SHIPPED_NAME = "packaged"
+COMPARED_CASES = 2  # of a cohort in the picture of all methods
 
 
-@dataclasses.dataclass(frozen=True)
-class TimedModel(Model):
+@dataclasses.dataclass
+class TimedModel:
     """A model that keeps how long each volume's slices took to score."""
 
+    model: Scorer
     seconds: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def about(self) -> Any:
+        """The model's."""
+        return self.model.about
+
+    @property
+    def source(self) -> str:
+        """The model's."""
+        return self.model.source
 
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
     ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
-        """As `Model.score`."""
+        """As the model's."""
         begin = time.perf_counter()
-        result = super().score(images, position)
+        result = self.model.score(images, position)
         self.seconds.append(time.perf_counter() - begin)
         return result
 
 
-def compare_checkpoints(checkpoints: Sequence[str], cases: Sequence[Case], output: Path) -> list[str]:
+def compare_checkpoints(
+    checkpoints: Sequence[str | os.PathLike[str]], cases: Sequence[Case], output: Path
+) -> list[str]:
     """Evaluate each checkpoint on all cases with its own preprocessing and postprocessing, and set them side by side.
 
-    Under `output`: a folder NAME for each checkpoint (see `evaluate`), and of all together results.csv,
-    results.json, costs.csv, table.tex and report.html. NAME is the name of the checkpoint's workdir. The untrained
-    baselines are those of the first checkpoint's preprocessing.
+    Checkpoints whose runs differ in nothing but the seed are trainings of one method: tables and tests count a volume
+    once, with the mean over them. Under `output`: what `evaluate` writes, of all together, and costs.csv; a folder
+    NAME for each checkpoint with its masks and, of several, the same of it alone. NAME is the name of the checkpoint's
+    workdir. The untrained baselines are those of the first checkpoint's preprocessing.
 
     Returns:
         One message for each case that a checkpoint failed on.
@@ -61,52 +75,106 @@ def compare_checkpoints(checkpoints: Sequence[str], cases: Sequence[Case], outpu
         CheckpointError: a checkpoint that cannot be loaded or lacks its calibration.
     """
     names = checkpoint_names(checkpoints)
-    rows: list[Row] = []
+    opened = [open_model(path) for path in checkpoints]
+    runs = [model.model.about.run for model in opened]
+    methods = method_names(names, runs)
+    data = files_hash(case.image for case in cases)
+    together = Results()
+    about: dict[str, Any] = {"data": data}
     costs: list[Cost] = []
-    failures: list[str] = []
-    for name, path in zip(names, checkpoints, strict=True):
-        model = TimedModel(**vars_of(load_model(path)))
-        failures += evaluate(model, cases, model.about.run.postprocess, load_calibration(path), output / name)
-        rows += _rows_of(output / name / "results.json", model.about.run.detector, name, baselines=name == names[0])
-        costs.append(_cost(name, path, model))
-    _write(rows, costs, names, cases, output, failures)
-    return failures
+    for name, method, run, path, found in zip(names, methods, runs, checkpoints, opened, strict=True):
+        model = TimedModel(found.model)
+        results = score_cases(
+            model, cases, run.postprocess, found.calibration, output / name / "masks",
+            method=method, baselines=name == names[0],
+        )  # fmt: skip
+        told = about_model(model, run.postprocess)
+        if results.rows and len(names) > 1:
+            write_evaluation(
+                output / name,
+                results,
+                {method: run.postprocess},
+                method,
+                told | {"data": data},
+                pictures_of(results.scored),
+            )
+        about |= {f"{name}: {key}": value for key, value in told.items()}
+        costs.append(_cost(name, method, Path(path), model))
+        if len(set(methods)) < len(methods):
+            results.scored = [dataclasses.replace(of, row={**of.row, "seed": run.seed}) for of in results.scored]
+        together.scored += results.scored
+        together.baselines += results.baselines
+        together.failures += results.failures
+        together.calibration |= results.calibration
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "costs.csv", costs)
+    print(_cost_table(costs))
+    if together.rows:
+        settings = {method: run.postprocess for method, run in zip(methods, runs, strict=True)}
+        pictures = pictures_of(together.scored) if len(names) == 1 else _pictures(together.scored)
+        write_evaluation(output, together, settings, methods[0], about, pictures, costs=costs)
+    return together.failures
 
 
-def checkpoint_names(checkpoints: Sequence[str]) -> list[str]:
+def checkpoint_names(checkpoints: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The name of each checkpoint's workdir. Raises ConfigError if two are the same."""
     names = []
     for path in map(Path, checkpoints):
         parts = [part for part in path.resolve().parts if part != "checkpoints" and not part.isdigit()]
-        names.append(parts[-1])
+        names.append(SHIPPED_NAME if path == SHIPPED else parts[-1].removesuffix(".zip"))
     if len(set(names)) < len(names):
         raise ConfigError(f"checkpoints of the same name ({', '.join(names)}) cannot be told apart; rename a workdir")
     return names
 
 
-def vars_of(model: Model) -> dict[str, Any]:
-    """The model's fields, not copied."""
-    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+def method_names(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The method of each checkpoint: runs equal in all but seed and data are one, called by what their names share."""
+    keys = [settings_hash(dataclasses.replace(run, seed=0, data=Data())) for run in runs]
+    members = {key: [name for name, own in zip(names, keys, strict=True) if own == key] for key in keys}
+    called = {key: _shared(own) for key, own in members.items()}
+    if len(set(called.values())) < len(called):
+        called = {key: own[0] for key, own in members.items()}
+    return [called[key] for key in keys]
 
 
-def _rows_of(results: Path, detector: str, name: str, *, baselines: bool) -> list[Row]:
-    if not results.exists():  # every case failed
-        return []
-    rows = json.loads(results.read_text())["rows"]
-    own = [{**row, "method": name} for row in rows if row["method"] == detector]
-    return own + [row for row in rows if baselines and row["method"] != detector]
+def _shared(names: Sequence[str]) -> str:
+    """What names of seeds share: `strega` of `strega_seed0` and `strega_seed1`."""
+    bare = {re.sub(r"[_.-]?(seed)?[_.-]?\d+$", "", name) for name in names}
+    return bare.pop() if len(names) > 1 and len(bare) == 1 and all(bare) else names[0]
 
 
-def _cost(name: str, path: str, model: TimedModel) -> Cost:
+def _pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
+    """What every method marks (paper, fig. 8): of each cohort the best and the worst volume of the first method."""
+    by_method: dict[str, dict[tuple[str, str], Scored]] = {}
+    for of in scored:
+        by_method.setdefault(of.row["method"], {}).setdefault((of.row["cohort"], of.row["case"]), of)
+    first = next(iter(by_method.values()), {})
+    pictures = []
+    for cohort in dict.fromkeys(of.row["cohort"] for of in first.values()):
+        own = [of for key, of in first.items() if key[0] == cohort and all(key in of_m for of_m in by_method.values())]
+        ranked = sorted((of for of in own if of.match.lesions), key=lambda of: -of.row["dice"])
+        rows = {}
+        for of in spread(ranked, COMPARED_CASES):
+            key = (cohort, of.row["case"])
+            rows[of.row["case"]] = (
+                of.shown,
+                {name: found[key].shown.stages["mask"] for name, found in by_method.items()},
+            )
+        if rows:
+            caption = f"What each method marks, {cohort}: volumes with the highest and the lowest Dice of the first."
+            pictures.append(picture(comparison_picture(rows), f"methods_{cohort}", caption))
+    return pictures
+
+
+def _cost(name: str, method: str, path: Path, model: TimedModel) -> Cost:
     """Parameters, time to train, and time to score a volume; the first volume's, which compiles, does not count."""
-    cost: Cost = {
-        "method": name,
-        "detector": model.about.run.detector,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.variables.get("params", {}))),
-        "training_scans": model.about.training_scans,
-        "steps": model.about.total_steps,
-    }
-    minutes = training_minutes(Path(path), model.about.run.training.batch_size)
+    run = model.about.run
+    variables = getattr(model.model, "variables", None)
+    cost: Cost = {"checkpoint": name, "method": method, "detector": run.detector, "seed": run.seed}
+    if variables is not None:
+        cost["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
+    cost["training_scans"] = model.about.training_scans
+    minutes = training_minutes(path, run.training.batch_size)
     if minutes is not None:
         cost["training_minutes"] = minutes
     seconds = model.seconds[1:] or model.seconds
@@ -126,51 +194,12 @@ def training_minutes(checkpoint: Path, batch_size: int) -> float | None:
     return None
 
 
-def _write(
-    rows: list[Row], costs: list[Cost], names: list[str], cases: Sequence[Case], output: Path, failures: list[str]
-) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / "costs.csv", costs)
-    print(_cost_table(costs))
-    if not rows:
-        return
-    summaries = summarise(rows)
-    content = {
-        "title": f"{len(names)} detectors on {len(cases)} scans",
-        "about": {"data": files_hash(case.image for case in cases)}
-        | {f"{cost['method']}: {key}": value for cost in costs for key, value in cost.items() if key != "method"},
-        "rows": rows,
-        "sentences": comparisons(rows, names[0]),
-        "failures": failures,
-    }
-    write_csv(output / "results.csv", rows)
-    write_results(output / "results.json", {**content, "summary": summaries, "costs": costs})
-    with replacing(output / "table.tex") as temporary:
-        temporary.write_text(latex_table(summaries, TABLE_METRICS), encoding="utf-8")
-    write_report(output / "report.html", content)
-    print(text_table(summaries, TABLE_METRICS))
-    for line in content["sentences"]:
-        print(line)
-    print(f"report: {output / 'report.html'}")
-
-
-def comparisons(rows: Sequence[Row], reference: str) -> list[str]:
-    """In words, how every other method's Dice differs from the reference's; one value a subject with lesions."""
-    lesions = [row for row in rows if row["dice"] is not None and math.isfinite(row["dice"])]
-    methods = {}
-    for method in dict.fromkeys(row["method"] for row in lesions):
-        own = [row for row in lesions if row["method"] == method]
-        methods[method] = by_subject([row["subject"] for row in own], [row["dice"] for row in own])
-    if len(methods.get(reference, ())) < 2:
-        return []
-    return [sentence(comparison) for comparison in compare(methods, reference, "Dice")]
-
-
 def _cost_table(costs: Sequence[Cost]) -> str:
-    header = ["method", "detector", "parameters", "training_minutes", "seconds_a_volume"]
+    header = ["checkpoint", "detector", "parameters", "training_minutes", "seconds_a_volume"]
     lines = [header]
     for cost in costs:
         times = [f"{cost[name]:.3g}" if name in cost else "--" for name in header[3:]]
-        lines.append([cost["method"], cost["detector"], f"{cost['parameters']:,}", *times])
+        parameters = f"{cost['parameters']:,}" if "parameters" in cost else "--"
+        lines.append([cost["checkpoint"], cost["detector"], parameters, *times])
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

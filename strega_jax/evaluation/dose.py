@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from strega_jax.scans.scan import stem
+
 # Column of the results → what its curve is called.
 RESPONSES = {"dice": "mean Dice", "lesion_sensitivity": "share of lesions detected"}
 
 
 def dose_of(image: Path) -> dict[str, float]:
     """`dose_ml` and `dose_contrast` of an image made by `strega_jax.synthesize --kind=lesion`; empty for any other."""
-    sidecar = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    sidecar = image.with_name(stem(image) + ".json")
     try:
         synthesis = json.loads(sidecar.read_text(encoding="utf-8"))["Synthesis"]
         if synthesis["kind"] != "lesion":

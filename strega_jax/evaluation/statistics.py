@@ -8,6 +8,8 @@ from jaxtyping import Float
 from scipy import stats
 
 RESAMPLES = 10_000
+# With fewer subjects no signed-rank test can reach p < 0.1 and a bootstrap interval says little.
+MIN_SUBJECTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Comparison:
     mean_difference: float
     interval: tuple[float, float]  # 95 %, paired percentile bootstrap over subjects
     p: float  # Wilcoxon signed-rank, two-sided; NaN when all differences are 0 or there are no subjects
-    p_holm: float  # the same, adjusted over the comparisons made together
+    p_holm: float  # the same, adjusted over all comparisons made together
     cohens_dz: float  # mean of the differences over their standard deviation
     rank_biserial: float  # (favourable − unfavourable) rank sum over all ranks, −1 to 1
+    cohort: str = ""
 
 
 def bootstrap_interval(
@@ -99,6 +102,29 @@ def compare(
     ]
 
 
+def compare_cohorts(
+    cohorts: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str, metric: str, *, seed: int = 0
+) -> list[Comparison]:
+    """`compare` within each cohort that has the reference in at least `MIN_SUBJECTS` subjects; Holm over all of them.
+
+    Args:
+        cohorts: cohort → method → subject → value.
+        reference: a method.
+        metric: name of the value, for sentences.
+        seed: of the bootstrap.
+    """
+    found = []
+    for cohort, methods in cohorts.items():
+        if len(methods.get(reference, ())) >= MIN_SUBJECTS:
+            found += [
+                dataclasses.replace(comparison, cohort=cohort)
+                for comparison in compare(methods, reference, metric, seed=seed)
+                if comparison.subjects >= MIN_SUBJECTS
+            ]
+    adjusted = holm([comparison.p for comparison in found])
+    return [dataclasses.replace(c, p_holm=p) for c, p in zip(found, adjusted, strict=True)]
+
+
 def wilcoxon_p(differences: Float[np.ndarray, "subjects"]) -> float:
     """Two-sided Wilcoxon signed-rank p; zero differences are dropped; NaN when nothing is left."""
     differences = differences[differences != 0]
@@ -135,19 +161,56 @@ def rank_biserial(differences: Float[np.ndarray, "subjects"]) -> float:
 
 
 def sentence(c: Comparison) -> str:
-    """The comparison in words that a paper can use."""
-    low, high = c.interval
+    """The comparison in words that a paper can use, the better of the two first."""
+    better, worse, sign = (c.method, c.reference, 1) if c.mean_difference >= 0 else (c.reference, c.method, -1)
+    low, high = sorted(sign * end for end in c.interval)
     verdict = (
         "no subject differed"
         if np.isnan(c.p)
         else f"two-sided Wilcoxon signed-rank test, Holm-adjusted {_p_text(c.p_holm)}"
     )
+    where = f"On {c.cohort}, " if c.cohort else ""
     return (
-        f"{c.method} reached a {c.metric} {abs(c.mean_difference):.3f} "
-        f"{'higher' if c.mean_difference >= 0 else 'lower'} than {c.reference} on average over {c.subjects} subjects "
-        f"(95 % bootstrap interval of the paired difference {low:.3f} to {high:.3f}; {verdict}; "
-        f"Cohen's dz {c.cohens_dz:.2f}, rank-biserial correlation {c.rank_biserial:.2f})."
+        f"{where}{better} reached a {c.metric} {abs(c.mean_difference):.3f} higher than {worse} on average over "
+        f"{c.subjects} subjects (95 % bootstrap interval of the paired difference {low:.3f} to {high:.3f}; {verdict}; "
+        f"Cohen's dz {sign * c.cohens_dz:.2f}, rank-biserial correlation {sign * c.rank_biserial:.2f})."
     )
+
+
+def result_sentence(
+    method: str, cohort: str, metric: str, volumes: Sequence[float], seeds: Sequence[Mapping[str, float]]
+) -> str:
+    """What one method reached on one cohort, in words that a paper can use.
+
+    Args:
+        method: its name.
+        cohort: its name.
+        metric: name of the value.
+        volumes: one value a volume (the mean over seeds where there are several).
+        seeds: for each training of the method, subject → value.
+    """
+    values = np.asarray(volumes, float)
+    subjects = by_subject(*_flat(seeds))
+    low, high = bootstrap_interval(np.array(list(subjects.values())))
+    text = f"On {cohort}, {method} reached a mean {metric} of {values.mean():.3f}"
+    if values.size > 1:
+        q25, median, q75 = np.percentile(values, [25, 50, 75])
+        text += f" ± {values.std(ddof=1):.3f} (median {median:.3f}, quartiles {q25:.3f} to {q75:.3f})"
+    text += f" over {_count(values.size, 'volume')} of {_count(len(subjects), 'subject')}"
+    if len(subjects) >= MIN_SUBJECTS:
+        text += f"; 95 % bootstrap interval of the mean over subjects {low:.3f} to {high:.3f}"
+    if len(seeds) > 1:
+        text += f"; mean of {len(seeds)} trainings, standard deviation between them {over_seeds(seeds)['std']:.3f}"
+    return text + "."
+
+
+def _flat(seeds: Sequence[Mapping[str, float]]) -> tuple[list[str], list[float]]:
+    pairs = [pair for of in seeds for pair in of.items()]
+    return [subject for subject, _ in pairs], [value for _, value in pairs]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _p_text(p: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from strega_jax.evaluation.columns import called
 from strega_jax.scans.files import replacing, write_json
 
 Row = Mapping[str, Any]
@@ -29,15 +30,41 @@ def columns(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """One row for each volume and method: numbers are means over the trainings (column `seed`) where defined."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name, "") for name in ("cohort", "method", "case")), []).append(row)
+    merged: list[Row] = []
+    for own in groups.values():
+        names = [name for name in columns(own) if name != "seed"]
+        merged.append(
+            {
+                name: _spread([row[name] for row in own if name in row])["mean"]
+                if any(_is_number(row.get(name)) for row in own)
+                else own[0].get(name)
+                for name in names
+            }
+            if len(own) > 1
+            else {name: own[0][name] for name in names}
+        )
+    return merged
+
+
 def summarise(rows: Sequence[Row]) -> list[Summary]:
     """One summary for each cohort and method, and one more for its volumes with an empty truth, if it has any.
+
+    A volume counts once: of several trainings (column `seed`) the mean over them.
 
     Returns:
         dicts with `cohort`, `method`, `truth` (`lesions` or `empty`), `volumes` and `metrics`: name → `n` (volumes
         where it is defined), `mean`, `std` (n − 1; NaN for one volume), `median`, `q25`, `q75`.
     """
     summaries = []
-    for cohort, method in dict.fromkeys((row.get("cohort", ""), row.get("method", "")) for row in rows):
+    rows = mean_over_seeds(rows)
+    groups = list(dict.fromkeys((row.get("cohort", ""), row.get("method", "")) for row in rows))
+    cohorts = list(dict.fromkeys(cohort for cohort, _ in groups))
+    for cohort, method in sorted(groups, key=lambda group: cohorts.index(group[0])):
         own = [row for row in rows if (row.get("cohort", ""), row.get("method", "")) == (cohort, method)]
         lesions, empty = [r for r in own if not _truth_is_empty(r)], [r for r in own if _truth_is_empty(r)]
         names = [name for name in columns(own) if any(_is_number(row.get(name)) for row in own)]
@@ -125,7 +152,7 @@ def latex_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
         "% needs \\usepackage{booktabs}",
         f"\\begin{{tabular}}{{llll{'r' * len(metrics)}}}",
         "\\toprule",
-        " & ".join(_latex(cell) for cell in ("cohort", "method", "truth", "volumes", *metrics)) + " \\\\",
+        " & ".join(_latex(called(name)) for name in ("cohort", "method", "truth", "volumes", *metrics)) + " \\\\",
         "\\midrule",
     ]
     for summary in summaries:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import CheckpointError
-from strega_jax.inference.model import Model
+from strega_jax.inference.detect import Scorer
 from strega_jax.postprocess import healthy_thresholds, refine_scores
 from strega_jax.scans.files import write_json
 from strega_jax.slices.store import Entry, SliceStore
@@ -41,7 +41,7 @@ class Calibration:
         return float(np.interp(np.log(settings.healthy_rate), np.log(self.rates), self.thresholds))
 
 
-def calibrate(model: Model, store: SliceStore, settings: Postprocess) -> Calibration:
+def calibrate(model: Scorer, store: SliceStore, settings: Postprocess) -> Calibration:
     """Score every slice of the held-out healthy split (`dev`; else `train`, with a warning)."""
     entries = [entry for entry in store.entries if entry.split == "dev"]
     if not entries:
@@ -70,7 +70,7 @@ def load_calibration(checkpoint: str | Path) -> Calibration | None:
     return None
 
 
-def _scores(model: Model, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:
+def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:
     images = np.asarray(store.array(entry), np.float32)
     scores, _ = model.score(images, np.array(entry.positions, np.float32))
     rows = np.array(entry.indices) - entry.indices[0]

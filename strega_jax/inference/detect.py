@@ -53,6 +53,7 @@ class Detection:
             outside the brain.
         mask: (x, y, z) what is marked as anomalous.
         uncertainty: (x, y, z) float32 standard deviation of the score over latent samples, if it was asked for.
+        healthy_threshold: the threshold that came from healthy scans, if one did.
     """
 
     scan: Scan
@@ -61,6 +62,7 @@ class Detection:
     score: Float[np.ndarray, "x y z"]
     mask: Bool[np.ndarray, "x y z"]
     uncertainty: Float[np.ndarray, "x y z"] | None = None
+    healthy_threshold: float | None = None
 
 
 def detect_scan(
@@ -105,15 +107,14 @@ def detect_slices(
     """`detect_scan` for a scan that is preprocessed already."""
     scores, reconstruction = model.score(slices.images, slices.position)
     score = slices.back(_refined(scores, scan, slices, model, settings))
-    mask = mask_from_score(
-        score, slices.brain, scan.spacing_mm, settings, healthy_threshold=healthy_value(settings, calibration)
-    )
+    threshold = healthy_value(settings, calibration)
+    mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
     uncertainty = None
     if samples:
         from strega_jax.inference.uncertainty import score_deviation
 
         uncertainty = slices.back(score_deviation(model, slices.images, slices.position, samples))
-    return Detection(scan, slices, reconstruction, score, mask, uncertainty)
+    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold)
 
 
 def _refined(

@@ -8,8 +8,7 @@ from pathlib import Path
 from strega_jax.inference.batch import Job
 from strega_jax.inference.detect import Detection
 from strega_jax.inference.write import Written, output_paths
-from strega_jax.scans.cohorts import Case
-from strega_jax.scans.scan import read_scan
+from strega_jax.scans.cohorts import Case, read_image
 
 
 def nifti_jobs(
@@ -18,7 +17,7 @@ def nifti_jobs(
     contrast: str = "",
     paths: Callable[[Path, Case], Written] | None = None,
 ) -> list[Job]:
-    """One job for each NIfTI scan.
+    """One job for each scan.
 
     Args:
         cases: the scans.
@@ -29,8 +28,8 @@ def nifti_jobs(
     return [
         Job(
             name=case.name,
-            read=functools.partial(read_scan, case.image),
-            digest=functools.partial(_sha256, (case.image,)),
+            read=functools.partial(read_image, case),
+            digest=functools.partial(_sha256, (case.image, *([case.brain] if case.brain else ()))),
             paths=paths(output, case) if paths else output_paths(output, case.name),
             contrast=contrast or case.contrast,
         )

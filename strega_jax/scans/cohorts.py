@@ -15,7 +15,7 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.layouts import CONTRASTS, LAYOUTS, Layout
 from strega_jax.scans.participants import Tables, participants
-from strega_jax.scans.scan import Scan, read_scan
+from strega_jax.scans.scan import SUFFIXES, Scan, read_scan, stem
 
 DEFAULT_FRACTIONS = {"train": 0.8, "dev": 0.1, "test": 0.1}
 # Of several label maps of one scan, the first of these that its path names is the truth.
@@ -38,6 +38,7 @@ class Case:
         mask: its lesion label map (label > 0 is lesion), or None.
         name: unique within one search, fit for file names, e.g. `sub-gbm01_ses-pre_T1ce`.
         healthy: True where the cohort vouches for it, False where it is a patient, None where nobody says.
+        brain: brain mask that the data set brings along, or None; see `read_image`.
     """
 
     cohort: str
@@ -48,13 +49,14 @@ class Case:
     mask: Path | None
     name: str
     healthy: bool | None = None
+    brain: Path | None = None
 
 
 def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), layout: str = "auto") -> list[Case]:
     """List the scans in a folder, or the one scan that a path names, sorted by cohort and name.
 
     Args:
-        folder: a data set, a folder of NIfTI files or one NIfTI file.
+        folder: a data set, a folder of images or one image.
         contrasts: keep these only (any spelling in `layouts.CONTRASTS`); empty keeps all. A scan whose name does not
             tell its contrast is always kept.
         layout: a key of `layouts.LAYOUTS`; `auto` takes the first that matches a file.
@@ -71,7 +73,7 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
         raise ScanError(f"{root}: no such file or folder")
     if root.is_file():
         return [_single(root, layout)]
-    files = _nifti_files(root)
+    files = _image_files(root)
     for name in LAYOUTS if layout == "auto" else (layout,):
         found = _match(root, files, LAYOUTS[name])
         if found:
@@ -79,8 +81,29 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
             if not kept:
                 there = ", ".join(sorted({case.contrast for case in found}))
                 raise ScanError(f"{root}: no scan of {', '.join(sorted(wanted))}; found {there}")
-            return _unique(kept)
+            return unique_names(kept)
     raise ScanError(_nothing_found(root, files, layout))
+
+
+def read_image(case: Case) -> Scan:
+    """The scan of a case, 0 outside the brain mask if the case has one.
+
+    Raises:
+        ScanError: scan or brain mask cannot be read, or they lie on different voxel grids.
+    """
+    scan = read_scan(case.image)
+    return scan if case.brain is None else cut_out(scan, case.brain)
+
+
+def cut_out(scan: Scan, brain: Path) -> Scan:
+    """The scan, 0 where the brain mask in the file `brain` is.
+
+    Raises:
+        ScanError: the mask cannot be read or lies on another voxel grid.
+    """
+    mask = read_scan(brain, allow_constant=True)
+    check_geometry(scan, mask)
+    return dataclasses.replace(scan, data=np.where(mask.data > 0, scan.data, np.float32(0)))
 
 
 def read_truth(case: Case, scan: Scan) -> Bool[np.ndarray, "x y z"]:
@@ -106,7 +129,8 @@ def subject_splits(
     """Assign every subject to a split: all its dates and contrasts go together.
 
     The split is what the nearest `participants.tsv` above the image says (columns `participant_id` and `split`);
-    without one, subject ids are hashed with the seed, so a subject keeps its split when others come or go.
+    without one, patients are `test`, since nothing here learns from them, and the ids of all others are hashed with
+    the seed, so that a subject keeps its split when others come or go.
 
     Args:
         source: cases, or a folder for `find_cases`.
@@ -120,6 +144,7 @@ def subject_splits(
     cases = find_cases(source) if isinstance(source, str | os.PathLike) else list(source)
     if min(fractions.values(), default=-1) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise ConfigError(f"split fractions {dict(fractions)} must be at least 0 and sum to 1")
+    patients = {case.subject for case in cases if case.healthy is False}
     tables: Tables = {}
     splits: dict[str, str] = {}
     for case in cases:
@@ -129,7 +154,7 @@ def subject_splits(
             if not split:
                 raise ScanError(f"{case.image}: participants.tsv gives no split for {case.subject}; add the line")
         else:
-            split = _hashed_split(case.subject, fractions, seed)
+            split = "test" if case.subject in patients else _hashed_split(case.subject, fractions, seed)
         if splits.setdefault(case.subject, split) != split:
             raise ScanError(f"{case.image}: {case.subject} is in the splits {splits[case.subject]} and {split}")
     return splits
@@ -152,48 +177,47 @@ def _contrast(name: str) -> str:
         raise ConfigError(f"unknown contrast {name!r}; known: T1w, T1ce, T2w, FLAIR, PD") from None
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _nifti_files(root: Path) -> list[Path]:
-    """Every NIfTI file below `root`, sorted; hidden folders and files are left out."""
+def _image_files(root: Path) -> list[Path]:
+    """Every image below `root`, sorted; hidden folders and files are left out."""
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files += [Path(folder, name) for name in names if name.endswith((".nii", ".nii.gz")) and name[0] != "."]
+        files += [Path(folder, name) for name in names if name.endswith(SUFFIXES) and name[0] != "."]
     return sorted(files)
 
 
 def _single(path: Path, layout: str) -> Case:
     """The case of one file, with the label that lies beside it."""
-    beside = sorted(p for p in path.parent.iterdir() if p.name.endswith((".nii", ".nii.gz")) and p.name[0] != ".")
+    beside = sorted(p for p in path.parent.iterdir() if p.name.endswith(SUFFIXES) and p.name[0] != ".")
     for name in LAYOUTS if layout == "auto" else (layout,):
         for case in _match(path.parent, beside, LAYOUTS[name]):
             if case.image == path:
                 return case
-    return Case(path.resolve().parent.name, _label("sub", _stem(path)), "", "", path, None, _stem(path))
+    return Case(path.resolve().parent.name, _label("sub", stem(path)), "", "", path, None, stem(path))
 
 
 def _match(root: Path, files: list[Path], layout: Layout) -> list[Case]:
     """The cases that `layout` sees in `files`, sorted by cohort and name."""
     images: list[tuple[re.Match[str], Path]] = []
     masks: list[tuple[re.Match[str], Path]] = []
+    brains: list[tuple[re.Match[str], Path]] = []
     for path in files:
         if not layout.recursive and path.parent != root:
             continue
-        place = f"/{root.resolve().name}/{path.relative_to(root).with_name(_stem(path)).as_posix()}"
+        place = f"/{root.resolve().name}/{path.relative_to(root).with_name(stem(path)).as_posix()}"
         if found := _search(layout.masks, place):
             masks.append((found, path))
+        elif found := _search(layout.brains, place):
+            brains.append((found, path))
         elif found := _search(layout.images, place):
             images.append((found, path))
-    labels: dict[tuple[str, str, str], list[tuple[set[str], Path]]] = defaultdict(list)
-    for found, path in masks:
-        labels[_scan_key(found)].append((_versions(found), path))
+    labels, brain_masks = _by_scan(masks), _by_scan(brains)
     tables: Tables = {}
     best: dict[tuple[str, str], Case] = {}
     for found, path in images:
-        case = _case(found, path, layout, _label_of(found, labels[_scan_key(found)]), tables)
+        mask, brain = (_label_of(found, of.get(_scan_key(found), [])) for of in (labels, brain_masks))
+        brain = None if "_desc-brain_" in path.name else brain
+        case = dataclasses.replace(_case(found, path, layout, mask, tables), brain=brain)
         rival = best.setdefault((case.cohort, case.name), case)
         rank, rival_rank = _rank(path, _IMAGE_RANK), _rank(rival.image, _IMAGE_RANK)
         if rival is not case and rank == rival_rank:
@@ -201,6 +225,15 @@ def _match(root: Path, files: list[Path], layout: Layout) -> list[Case]:
         if rank < rival_rank:
             best[case.cohort, case.name] = case
     return [best[key] for key in sorted(best)]
+
+
+def _by_scan(
+    found: list[tuple[re.Match[str], Path]],
+) -> dict[tuple[str, str, str], list[tuple[set[str], Path]]]:
+    grouped = defaultdict(list)
+    for match, path in found:
+        grouped[_scan_key(match)].append((_versions(match), path))
+    return grouped
 
 
 def _search(patterns: tuple[str, ...], place: str) -> re.Match[str] | None:
@@ -248,7 +281,7 @@ def _case(found: re.Match[str], path: Path, layout: Layout, mask: Path | None, t
     varying = re.sub(r"_(?:desc-(?:brain|preproc)|ce-[^_]+)(?=_|$)", "", entities).strip("_")
     name = "_".join(part for part in (subject, session, varying, contrast) if part)
     if not layout.recursive:
-        name = _stem(path)
+        name = stem(path)
     healthy = layout.healthy
     if healthy is None and layout is LAYOUTS["bids"]:
         group = participants(path, tables).get(subject, {}).get("group", "").lower()
@@ -264,12 +297,22 @@ def _cohort_folder(path: Path) -> str:
     return path.resolve().parent.name
 
 
-def _unique(cases: list[Case]) -> list[Case]:
-    """Put the cohort before names that two cohorts share."""
+def unique_names(cases: Sequence[Case]) -> list[Case]:
+    """The cases, with the cohort before names that two cohorts share.
+
+    Raises:
+        ScanError: two cases of one cohort share a name.
+    """
     count = Counter(case.name for case in cases)
-    return [
+    renamed = [
         dataclasses.replace(case, name=f"{case.cohort}_{case.name}") if count[case.name] > 1 else case for case in cases
     ]
+    known: dict[str, Case] = {}
+    for case in renamed:
+        if case.name in known:
+            raise ScanError(f"{known[case.name].image} and {case.image} are both called {case.name}; rename a folder")
+        known[case.name] = case
+    return renamed
 
 
 def _nothing_found(root: Path, files: list[Path], layout: str) -> str:
@@ -277,10 +320,10 @@ def _nothing_found(root: Path, files: list[Path], layout: str) -> str:
     expected = "".join(f"\n  - {row.expected}" for row in rows)
     if files:
         shown = ", ".join(path.relative_to(root).as_posix() for path in files[:3])
-        found = f"{len(files)} NIfTI files that fit none of these, such as {shown}"
+        found = f"{len(files)} images that fit none of these, such as {shown}"
     else:
         others = [path for path in sorted(root.rglob("*")) if path.is_file()][:3]
-        found = "no NIfTI file" + (f" but {', '.join(path.name for path in others)}" if others else "")
-        if any(path.suffix in (".mha", ".dcm") for path in others):
-            found += " (convert .mha with SimpleITK, DICOM with dcm2niix)"
+        found = "no image" + (f" but {', '.join(path.name for path in others)}" if others else "")
+        if any(path.suffix == ".dcm" for path in others):
+            found += " (convert DICOM with dcm2niix)"
     return f"{root}: no scans found. Expected one of:{expected}\nFound {found}."

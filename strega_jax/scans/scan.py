@@ -15,8 +15,10 @@ from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, i
 from scipy import ndimage
 
 from strega_jax.errors import ScanError
+from strega_jax.scans import metaimage
 from strega_jax.scans.files import replacing
 
+SUFFIXES = (".nii.gz", ".nii", metaimage.SUFFIX)
 # A header may claim any size: refuse what no brain scan has before memory is asked for it.
 MAX_VOXELS = 1024**3
 MIN_AXIS_VOXELS = 3
@@ -86,13 +88,13 @@ class Scan:
 
 
 def read_scan(path: str | os.PathLike[str], *, allow_constant: bool = False) -> Scan:
-    """Read one NIfTI volume.
+    """Read one NIfTI or MetaImage volume.
 
     The geometry is the sform's if its code is set, else the qform's; where both are set and disagree a warning
     is logged. NaN background, as SPM writes it, becomes 0.
 
     Args:
-        path: `.nii` or `.nii.gz`.
+        path: `.nii`, `.nii.gz` or `.mha`.
         allow_constant: accept a volume of one value, as an empty label map is.
 
     Raises:
@@ -136,6 +138,11 @@ def same_grid(a: Scan, b: Scan) -> bool:
     return a.data.shape == b.data.shape and _distance_mm(a.affine, b.affine, a.data.shape) < AFFINE_TOLERANCE_MM
 
 
+def stem(path: Path) -> str:
+    """The file's name without what says that it is an image."""
+    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), path.name)
+
+
 def _distance_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
     """How far apart two affines put a voxel centre at most (which is at a corner of the grid)."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
@@ -146,8 +153,13 @@ def _distance_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> 
 def _open(path: Path) -> Nifti1Image:
     if not path.is_file():
         raise ScanError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise ScanError(f"{path}: neither .nii nor .nii.gz; convert it (for DICOM: dcm2niix)")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ScanError(f"{path}: none of {', '.join(SUFFIXES)}; convert it (for DICOM: dcm2niix)")
+    if path.name.lower().endswith(metaimage.SUFFIX):
+        try:
+            return metaimage.open_metaimage(path)
+        except Exception as error:  # what is wrong with a header, or what nibabel says of its numbers
+            raise ScanError(f"{path}: not a readable MetaImage file ({error})") from error
     try:
         # No memory map: the array must outlive a change of the file.
         image = nibabel.load(path, mmap=False)
@@ -217,7 +229,7 @@ def _voxels(path: Path, image: Nifti1Image, shape: tuple[int, int, int], *, labe
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ScanError(f"{path}: voxels of type {dtype} are not an intensity image; save it as int16 or float32")
     claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size
-    if claimed > held and not path.name.lower().endswith(".gz"):
+    if claimed > held and not _compressed(path, image):
         raise ScanError(f"{path}: {held} bytes cannot hold {shape} voxels; the file is truncated, copy it again")
     if not label:
         require_dense(path, shape, held)
@@ -229,6 +241,11 @@ def _voxels(path: Path, image: Nifti1Image, shape: tuple[int, int, int], *, labe
         raise ScanError(
             f"{path}: the voxels cannot be read ({error}); the file looks truncated or damaged, copy it again"
         ) from error
+
+
+def _compressed(path: Path, image: Nifti1Image) -> bool:
+    voxels = image.dataobj
+    return voxels.compressed if isinstance(voxels, metaimage.Voxels) else path.name.lower().endswith(".gz")
 
 
 def _finite(path: Path, data: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j k"]:

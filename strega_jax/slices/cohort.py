@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
 from strega_jax.errors import ScanError
-from strega_jax.scans.cohorts import Case
-from strega_jax.scans.geometry import check_geometry
-from strega_jax.scans.scan import Scan, read_scan
+from strega_jax.scans.cohorts import Case, read_image
+from strega_jax.scans.scan import Scan
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
 
@@ -60,6 +58,7 @@ def prepare_cohort(
         workers: threads.
         fast_output: folder with FAST results, for `tissue="external"`.
         masks: folder with a brain mask for every scan, of the scan's file name, on its grid; what is 0 there is cut.
+            Without it, the brain masks that the data set brings along are used.
         process_index: of this process.
         process_count: of all.
     """
@@ -70,16 +69,17 @@ def prepare_cohort(
     prepared, skipped, failures = 0, 0, []
 
     def one(case: Case) -> bool:
+        brain = case.brain if masks is None else masks / case.image.name
         source_sha256 = slice_store.file_sha256(case.image)
-        if masks is not None and (masks / case.image.name).exists():
-            source_sha256 += "+" + slice_store.file_sha256(masks / case.image.name)
+        if brain is not None and brain.exists():
+            source_sha256 += "+" + slice_store.file_sha256(brain)
         entry = slice_store.read_entry(output, case.name)
         if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
             if entry.split != splits[case.subject]:
                 entry = dataclasses.replace(entry, split=splits[case.subject])
                 slice_store.write_entry(output, entry)
             return False
-        scan = _cut_out(read_scan(case.image), masks)
+        scan = read_image(dataclasses.replace(case, brain=brain))
         _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256, fast_output)
         return True
 
@@ -97,15 +97,6 @@ def prepare_cohort(
     if complete:
         slice_store.write_manifest(output, settings, complete)
     return Outcome(prepared, skipped, tuple(failures))
-
-
-def _cut_out(scan: Scan, masks: Path | None) -> Scan:
-    """The scan, 0 outside its brain mask."""
-    if masks is None:
-        return scan
-    mask = read_scan(masks / scan.path.name, allow_constant=True)
-    check_geometry(scan, mask)
-    return dataclasses.replace(scan, data=np.where(mask.data > 0, scan.data, np.float32(0)))
 
 
 def _prepare(

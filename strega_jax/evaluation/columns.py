@@ -1,0 +1,47 @@
+"""What the columns of results are called in print, and what they mean."""
+
+COLUMNS = {
+    "dice": ("Dice", "2|A∩B| / (|A|+|B|) of the mask, at a threshold that was not fitted on these cases"),
+    "best_dice": ("best Dice", "at the threshold that fits each volume's own truth best: an upper bound, no result"),
+    "best_dice_threshold": ("best threshold", "the threshold of the best Dice"),
+    "dice_at_1_ml": ("Dice at 1 ml", "of the plain score at the threshold at which controls have 1 ml above it"),
+    "dice_at_5_ml": ("Dice at 5 ml", "the same for 5 ml"),
+    "dice_at_10_ml": ("Dice at 10 ml", "the same for 10 ml"),
+    "voxel_sensitivity": ("sensitivity", "share of the truth's voxels that is marked"),
+    "voxel_precision": ("precision", "share of marked voxels that lies in the truth"),
+    "truth_ml": ("truth, ml", "volume of the truth"),
+    "marked_ml": ("marked, ml", "volume of the mask"),
+    "false_positive_ml": ("false, ml", "marked volume outside the truth"),
+    "auprc": ("AUPRC", "average precision over the voxels of brain and truth; a coin reaches the prevalence"),
+    "prevalence": ("prevalence", "share of positives among what is ranked"),
+    "auroc": ("AUROC", "area under the ROC curve over the voxels of brain and truth"),
+    "hd95_mm": ("HD95, mm", "larger of the directed 95th percentiles of surface distances; empty mask: the diagonal"),
+    "surface_dice": ("surface Dice", "share of both surfaces within 1 mm of the other; empty mask: 0"),
+    "lesions": ("lesions", "26-connected components of the truth"),
+    "lesion_sensitivity": ("lesion sensitivity", "share of lesions of which at least a tenth is marked"),
+    "lesion_precision": ("lesion precision", "share of marks of which at least a tenth lies in lesions"),
+    "lesion_f1": ("lesion F1", "2 found / (2 found + missed + false marks)"),
+    "false_lesions": ("false marks", "marks, 26-connected, of which less than a tenth lies in lesions"),
+    "box_iou": ("box IoU", "mean over the truth's boxes, slice by slice, of the best intersection over union"),
+    "box_hit_rate": ("box hit rate", "share of the truth's boxes met by a marked box with an IoU of 0.1 or more"),
+    "false_boxes": ("false boxes", "marked boxes that meet no box of the truth"),
+    "dose_ml": ("lesion, ml", "size of the planted lesion"),
+    "dose_contrast": ("contrast", "of the planted lesion, in units of the brain's range of intensities"),
+}
+"""Name → what it is called, and what it means."""
+
+SUMMARY_METRICS = ("dice", "best_dice", "dice_at_5_ml", "auprc", "auroc", "lesion_sensitivity", "lesion_f1",
+                   "false_lesions", "marked_ml", "false_positive_ml", "hd95_mm", "surface_dice", "box_iou",
+                   "box_hit_rate")  # fmt: skip
+
+
+def called(name: str) -> str:
+    """What a column is called in print; its own name if it has no other."""
+    return COLUMNS[name][0] if name in COLUMNS else name.replace("_", " ")
+
+
+def shown(name: str, value: float) -> str:
+    """A number with as many digits as its unit deserves."""
+    tenths = name.endswith(("_ml", "_mm")) and not name.startswith("dice_at")
+    tenths |= name in ("lesions", "false_lesions", "false_boxes")
+    return f"{value:.1f}" if tenths else f"{value:.3f}"

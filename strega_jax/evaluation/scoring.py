@@ -1,0 +1,209 @@
+"""Score a model's detections against expert masks, volume by volume: the numbers that everything else is made of."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from tqdm import tqdm
+
+from strega_jax.config import Postprocess
+from strega_jax.errors import ScanError
+from strega_jax.evaluation.baselines import bright_mask, class_masks
+from strega_jax.evaluation.calibration import BURDENS_ML, threshold_at_burden
+from strega_jax.evaluation.dose import dose_of
+from strega_jax.evaluation.lesions import LesionMatch
+from strega_jax.evaluation.metrics import dice, slice_level_scores, volume_level_score
+from strega_jax.evaluation.slices import ShownSlice, shown_slice
+from strega_jax.evaluation.volume import score_volume_and_lesions
+from strega_jax.inference.calibration import Calibration
+from strega_jax.inference.detect import Detection, Scorer, detect_slices
+from strega_jax.inference.pipeline import staged
+from strega_jax.inference.write import write_detection
+from strega_jax.scans.cohorts import Case, read_image, read_truth, unique_names
+from strega_jax.scans.geometry import check_truth_in_brain
+from strega_jax.scans.scan import Scan
+from strega_jax.slices.preprocess import SliceVolume, preprocess
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+# Of a healthy brain every n-th score is kept, so that about this many are left: rates of 1 % are met to 0.02 %.
+KEPT_SCORES = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One volume, scored by one method.
+
+    Attributes:
+        row: `case`, `cohort` (with the contrast), `subject`, `contrast`, `method`, and the numbers by name.
+        match: lesions and marks.
+        slice_scores: (k,) 99th percentile of each slice's brain.
+        slice_anomalous: (k,) whether the truth is in the slice.
+        subject_score: 99th percentile of the brain.
+        healthy_scores: scores in the brain of a control, thinned; None for all others.
+        brain_ml: volume of the brain.
+        shown: what pictures show of it.
+    """
+
+    row: Row
+    match: LesionMatch
+    slice_scores: Float[np.ndarray, " k"]
+    slice_anomalous: Bool[np.ndarray, " k"]
+    subject_score: float
+    healthy_scores: Float[np.ndarray, " n"] | None
+    brain_ml: float
+    shown: ShownSlice
+
+
+@dataclasses.dataclass
+class Results:
+    """All volumes of an evaluation; `baselines` are the rows of what needs no training."""
+
+    scored: list[Scored] = dataclasses.field(default_factory=list)
+    baselines: list[Row] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    calibration: dict[str, Calibration | None] = dataclasses.field(default_factory=dict)  # of each method
+
+    @property
+    def rows(self) -> list[Row]:
+        """One a volume and method."""
+        return [scored.row for scored in self.scored] + self.baselines
+
+
+def score_cases(
+    model: Scorer,
+    cases: Sequence[Case],
+    settings: Postprocess,
+    calibration: Calibration | None,
+    masks: Path,
+    *,
+    method: str,
+    baselines: bool = True,
+) -> Results:
+    """Detect in every case, write the detection to `masks`, and score it against the expert's mask.
+
+    A case without a mask counts as healthy where its cohort says so, and is refused elsewhere. Healthy cases come
+    first: the thresholds at which they are marked with a given volume apply to the patients after them. Reading and
+    segmenting one scan overlaps with scoring the one before it.
+
+    Raises:
+        ScanError: two cases of one cohort share a name.
+        StregaError: what else no scan can be blamed for, such as settings that the checkpoint does not allow.
+    """
+    results = Results(calibration={method: calibration})
+    cases = unique_names(cases)
+    order = sorted(cases, key=lambda case: not _is_control(case))
+
+    def read(case: Case) -> tuple[Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
+        scan = read_image(case)
+        truth = _truth(case, scan)
+        contrast: Any = case.contrast or None
+        slices = preprocess(scan, model.about.preprocess, contrast)
+        check_truth_in_brain(truth, slices.brain, str(case.mask))
+        return scan, truth, slices
+
+    def detect(
+        content: tuple[Scan, Bool[np.ndarray, "x y z"], SliceVolume],
+    ) -> tuple[Detection, Bool[np.ndarray, "x y z"]]:
+        scan, truth, slices = content
+        return detect_slices(model, scan, slices, settings, calibration), truth
+
+    for case, content, error in tqdm(
+        staged(order, (read, detect)), desc=f"evaluating {method}", unit="scan", total=len(order)
+    ):
+        if isinstance(error, (ScanError, OSError)):
+            log.error("%s", error)
+            results.failures.append(str(error))
+            continue
+        if error is not None:
+            raise error
+        detection, truth = content
+        write_detection(masks, case.name, detection, model.source)
+        burdens = _thresholds_at_burdens(results.scored)
+        scored = _score(case, detection, truth, settings, method, burdens)
+        results.scored.append(scored)
+        if baselines:
+            results.baselines += _baselines(detection, truth, scored.row)
+    place = {case.name: number for number, case in enumerate(cases)}
+    results.scored.sort(key=lambda of: place[of.row["case"]])
+    results.baselines.sort(key=lambda row: place[row["case"]])
+    return results
+
+
+def _is_control(case: Case) -> bool:
+    return case.mask is None and case.healthy is True
+
+
+def _truth(case: Case, scan: Scan) -> Bool[np.ndarray, "x y z"]:
+    if case.mask is not None:
+        return read_truth(case, scan)
+    if case.healthy:
+        return np.zeros(scan.data.shape, bool)
+    raise ScanError(f"{case.image}: no lesion mask beside it; evaluation needs one (strega_jax.predict does not)")
+
+
+def _score(
+    case: Case,
+    detection: Detection,
+    truth: Bool[np.ndarray, "x y z"],
+    settings: Postprocess,
+    method: str,
+    burdens: dict[float, float],
+) -> Scored:
+    scan, brain, score = detection.scan, detection.slices.brain, detection.score
+    # Contrasts are never pooled: one group of the table each.
+    about = {
+        "case": case.name,
+        "cohort": f"{case.cohort} {case.contrast}".strip(),
+        "subject": case.subject,
+        "contrast": case.contrast,
+        "method": method,
+    }
+    numbers, match = score_volume_and_lesions(score, detection.mask, truth, brain, scan.spacing_mm)
+    at_burdens = {f"dice_at_{ml:g}_ml": dice(score > threshold, truth) for ml, threshold in burdens.items()}
+    inside = score[brain]
+    slice_scores, slice_anomalous = slice_level_scores(score, brain, truth)
+    return Scored(
+        row={**about, **numbers, **at_burdens, **dose_of(case.image)},
+        match=match,
+        slice_scores=slice_scores,
+        slice_anomalous=slice_anomalous,
+        subject_score=volume_level_score(score, brain),
+        healthy_scores=inside[:: max(1, inside.size // KEPT_SCORES)] if _is_control(case) else None,
+        brain_ml=float(inside.size * scan.voxel_ml),
+        shown=shown_slice(detection, truth, settings),
+    )
+
+
+def _thresholds_at_burdens(scored: Sequence[Scored]) -> dict[float, float]:
+    """The thresholds at which the healthy brains scored so far have `BURDENS_ML` above them."""
+    healthy = [(of.healthy_scores, of.brain_ml) for of in scored if of.healthy_scores is not None]
+    if not healthy:
+        return {}
+    brain_ml = float(np.mean([ml for _, ml in healthy]))
+    return {ml: threshold_at_burden((scores for scores, _ in healthy), brain_ml, ml) for ml in BURDENS_ML}
+
+
+def _baselines(detection: Detection, truth: Bool[np.ndarray, "x y z"], own: Row) -> list[Row]:
+    scan = detection.scan
+    about = {name: own[name] for name in ("case", "cohort", "subject", "contrast")}
+    masks = {
+        **class_masks(detection.slices.tissue),
+        "intensity threshold": bright_mask(scan, detection.slices.brain),
+    }
+    truth_ml = float(truth.sum() * scan.voxel_ml)
+    return [
+        {
+            **about,
+            "method": name,
+            "dice": dice(mask, truth),
+            "truth_ml": truth_ml,
+            "marked_ml": float(mask.sum() * scan.voxel_ml),
+        }
+        for name, mask in masks.items()
+    ]
