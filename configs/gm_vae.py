@@ -2,9 +2,10 @@
 
     python -m strega_jax.train --config=configs/gm_vae.py --workdir=runs/gm_vae --config.data.scans=IXI
 
-Nine clusters, seven convolutions each way, latent maps a quarter of the image's sides, 500 restoration steps. The
-TV weight is the data's: `strega_jax.detectors.gm_vae.tune_tv_weight` finds it on healthy slices.
-Slices lie on the grid of configs/strega.py, so that only the method differs.
+Nine clusters, 4×4 patches, 16 maps, latent maps a quarter of the image's sides, 500 restoration steps: small, because
+every scan takes 500 passes through the network and back. When training is over the TV weight with which restoration
+changes held-out healthy slices least is kept in the checkpoint (`--config.model.tv_weights`). Slices lie on the grid
+of configs/strega.py, so that only the method differs.
 """
 
 from ml_collections import ConfigDict

@@ -27,7 +27,7 @@ def test_conv_and_both_gradients_equal_xla(size: int, maps_in: int, maps_out: in
     for ours, theirs in zip(pull(gradient), pull_expected(gradient), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
     if size > 1:  # what other platforms run
-        other = layers._kernel_gradient_by_convolution(x, gradient, size)
+        other = layers._kernel_gradient_by_convolution(x, gradient, size // 2)
         np.testing.assert_allclose(other, pull_expected(gradient)[1], atol=2e-4)
 
 
@@ -41,6 +41,39 @@ def test_conv_gradient_is_derivative_by_finite_differences():
     step = 0.5  # the energy is quadratic in the kernel: central differences are exact
     numeric = (energy(kernel + step * direction) - energy(kernel - step * direction)) / (2 * step)
     np.testing.assert_allclose(slope, numeric, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("maps_in", "maps_out"), [(3, 5), (6, 2)])
+def test_halve_is_a_4x4_convolution_with_stride_2(maps_in: int, maps_out: int):
+    x, kernel, bias = draw(0, 2, 8, 6, maps_in), draw(1, 4, 4, maps_in, maps_out), draw(2, maps_out)
+    # rows and columns of the kernel, each parted into the patch it lies in and the place there
+    folded = kernel.reshape(2, 2, 2, 2, maps_in, maps_out).transpose(0, 2, 1, 3, 4, 5)
+    params = {"params": {"kernel": folded.reshape(2, 2, 4 * maps_in, maps_out), "bias": bias}}
+
+    def theirs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=NHWC)
+
+    got, pull = jax.vjp(lambda x, p: layers.Halve(maps_out).apply(p, x), x, params)
+    expected, pull_expected = jax.vjp(theirs, x, kernel)
+    np.testing.assert_allclose(got, expected + bias[None, None, None, :], atol=2e-5)
+    by_x, by_params = pull(got)
+    by_x_expected, by_kernel = pull_expected(got)
+    np.testing.assert_allclose(by_x, by_x_expected, atol=2e-4)
+    by_kernel = by_kernel.reshape(2, 2, 2, 2, maps_in, maps_out).transpose(0, 2, 1, 3, 4, 5)
+    np.testing.assert_allclose(by_params["params"]["kernel"].reshape(by_kernel.shape), by_kernel, atol=2e-3)
+    other = layers._kernel_gradient_by_convolution(
+        layers.space_to_depth(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 2), got, 0
+    )
+    np.testing.assert_allclose(other.reshape(by_kernel.shape), by_kernel, atol=2e-3)
+
+
+def test_double_is_the_transpose_of_halve():
+    x, y, kernel = draw(0, 2, 8, 6, 3), draw(1, 2, 4, 3, 5), draw(2, 2, 2, 12, 5)
+    down, bias = {"params": {"kernel": kernel, "bias": jnp.zeros(5)}}, jnp.arange(3.0)
+    up = {"params": {"kernel": kernel[::-1, ::-1].swapaxes(2, 3), "bias": bias}}
+    _, pull = jax.vjp(lambda x: layers.Halve(5).apply(down, x), x)
+    got = layers.Double(3).apply(up, y)
+    np.testing.assert_allclose(got, pull(y)[0] + bias[None, None, None, :], atol=2e-5)
 
 
 def test_folded_1x1_is_strided_convolution():

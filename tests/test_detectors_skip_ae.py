@@ -44,16 +44,12 @@ def test_training_lowers_the_loss(trained):
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
 
 
-def test_monte_carlo_mean_and_spread_come_from_dropout(trained):
+def test_the_monte_carlo_mean_comes_from_dropout(trained):
     batch, key = discs(), jax.random.key(1)
     variables = trained[0]
     some = SkipAe(**TINY, samples=4)
     score, _ = check_contract(some, variables, batch)
     once, _ = check_contract(SkipAe(**TINY), variables, batch)
     assert np.abs(score - once).max() > 1e-3
-    spread = np.asarray(jax.jit(some.uncertainty)(variables, batch, key))
-    assert spread.max() > 0
-    assert not spread[np.asarray(batch["brain"]) == 0].any()
     sure = SkipAe(**TINY, samples=4, dropout=0.0)
-    np.testing.assert_allclose(jax.jit(sure.uncertainty)(variables, batch, key), 0, atol=1e-4)
     np.testing.assert_allclose(jax.jit(sure.score)(variables, batch, key), once, atol=1e-4)

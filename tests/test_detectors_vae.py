@@ -1,4 +1,4 @@
-"""The variational autoencoder: eqs. 7 to 9, its sampled scores, its uncertainty."""
+"""The variational autoencoder: eqs. 7 to 9, its sampled scores."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from detector_checks import check_contract, discs, fresh, train_few
 from scipy import integrate, stats
 
 from strega_jax.detectors.gaussian import kl_divergence, log_density
-from strega_jax.detectors.residual import Residual, moments
+from strega_jax.detectors.residual import Residual
 from strega_jax.detectors.vae import Vae
 from strega_jax.errors import ConfigError
 
@@ -60,31 +60,12 @@ def test_training_lowers_the_loss_and_a_lesion_then_scores_highest():
     assert score[lesion].mean() > 3 * score[~lesion & (np.asarray(batch["brain"]) > 0)].mean()
 
 
-def test_sampled_score_and_uncertainty_are_mean_and_deviation_over_draws():
+def test_sampled_score_is_the_mean_over_draws():
     detector, batch = Vae(**TINY, samples=3), discs()
     variables, key = fresh(detector), jax.random.key(4)
     once = jax.jit(lambda k: detector.score_of(variables, batch, jax.random.normal(k, (6, 6))))
     draws = [np.asarray(once(k)) for k in jax.random.split(key, 3)]
     np.testing.assert_allclose(jax.jit(detector.score)(variables, batch, key), np.mean(draws, 0), atol=1e-5)
-    spread = jax.jit(detector.uncertainty)(variables, batch, key)
-    np.testing.assert_allclose(spread, np.std(draws, 0, ddof=1), atol=1e-4)
-    with pytest.raises(ConfigError, match="uncertainty"):
-        Vae(**TINY).uncertainty(variables, batch, key)
-
-
-def test_moments_equal_numpys():
-    values = np.random.default_rng(0).normal(3, 2, size=(7, 4)).astype(np.float32)
-    keys = jax.random.split(jax.random.key(0), 7)
-    table = {tuple(np.asarray(jax.random.key_data(k))): v for k, v in zip(keys, values, strict=True)}
-    rows = jnp.asarray(np.stack([np.asarray(k, np.uint32) for k in table]))
-
-    def draw(key):
-        match = (rows == jax.random.key_data(key)[None]).all(axis=1)
-        return (jnp.asarray(values) * match[:, None].astype(jnp.float32)).sum(axis=0)
-
-    mean, variance = moments(draw, jax.random.key(0), 7)
-    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(variance, values.var(0, ddof=1), rtol=1e-4)
 
 
 def test_residual_signs_and_channel_weights():
@@ -96,6 +77,11 @@ def test_residual_signs_and_channel_weights():
                        ("absolute", np.abs)]:  # fmt: skip
         got = Residual(sign, weights)(*map(jnp.asarray, (images, expected, brain)))
         np.testing.assert_allclose(got, (part(images - expected) * weights).sum(-1) * brain, rtol=1e-5, atol=1e-6)
+    against = (0.5, -1.0, 2.0)
+    got = Residual("contrast", against)(*map(jnp.asarray, (images, expected, brain)))
+    np.testing.assert_allclose(got, np.maximum((images - expected) @ against, 0) * brain, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="channel_weights"):
+        Residual("absolute", against)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +89,7 @@ def test_residual_signs_and_channel_weights():
     [
         ({"maps": (4,) * 6}, (32, 32, 1), "multiples of 64"),
         ({"residual": Residual(channel_weights=(1.0,))}, (32, 32, 3), "3 numbers"),
-        ({"samples": 1}, (32, 32, 1), "samples"),
+        ({"samples": -1}, (32, 32, 1), "samples"),
         ({"variance": 0.0}, (32, 32, 1), "variance"),
     ],
 )

@@ -50,3 +50,21 @@ class Detector(Protocol):
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
         """The transformation to train with: `default` (from the config), or the method's own around it."""
         ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A detector with a setting that is fitted to healthy slices when training is over."""
+
+    def settle(self, variables: Variables, healthy: Batch) -> Variables:
+        """The non-`params` collections with that setting in them; a pure function that can be jitted."""
+        ...
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A detector whose score is read off its reconstruction, which costs too much to be made twice."""
+
+    def score_of_reconstruction(self, batch: Batch, expected: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
+        """What `score` returns, given what `reconstruct` returned for the same batch."""
+        ...

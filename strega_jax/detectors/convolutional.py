@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-KERNEL = (4, 4)
-STRIDES = (2, 2)
+from strega_jax.detectors.layers import Double, Halve
 
 
 class Encoder(nn.Module):
@@ -21,7 +20,7 @@ class Encoder(nn.Module):
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
         x = images.astype(self.dtype)
         for features in self.maps:
-            x = nn.leaky_relu(nn.Conv(features, KERNEL, STRIDES, dtype=self.dtype)(x), 0.01)
+            x = nn.leaky_relu(Halve(features, self.dtype)(x), 0.01)
         return nn.Dense(self.outputs)(x.reshape(x.shape[0], -1).astype(jnp.float32))
 
 
@@ -39,8 +38,8 @@ class Decoder(nn.Module):
         x = nn.Dense(h * w * self.maps[-1], dtype=self.dtype)(z.astype(self.dtype))
         x = nn.leaky_relu(x.reshape(-1, h, w, self.maps[-1]), 0.01)
         for features in reversed(self.maps[:-1]):
-            x = nn.leaky_relu(nn.ConvTranspose(features, KERNEL, STRIDES, dtype=self.dtype)(x), 0.01)
-        return nn.ConvTranspose(channels, KERNEL, STRIDES)(x.astype(jnp.float32))
+            x = nn.leaky_relu(Double(features, self.dtype)(x), 0.01)
+        return Double(channels)(x.astype(jnp.float32))
 
 
 class AutoEncoder(nn.Module):

@@ -1,5 +1,6 @@
 """Blocks that detectors are built from: NHWC, float32 parameters, computing in `dtype`."""
 
+import functools
 import math
 from typing import Any
 
@@ -28,58 +29,63 @@ def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
 
 
-@jax.custom_vjp
 def conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, "b h w d"]:
-    """Convolution of odd size, stride 1, zero padding that keeps the size.
+    """Convolution of odd size, stride 1, zero padding that keeps the size; see `padded_conv`."""
+    return padded_conv(x, kernel, kernel.shape[0] // 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def padded_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], pad: int) -> Float[Array, "b h2 w2 d"]:
+    """Convolution with stride 1 and `pad` ≤ k − 1 zeros on every side.
 
     Differentiable once. Its gradient by the kernel is, on CPU, a few matrix products instead of XLA's
     convolution, which is slow there for small kernels and few maps.
     """
     if kernel.shape[0] == 1:
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    sides = [(pad, pad), (pad, pad)]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return conv(x, kernel), (x, kernel)
+def _conv_forward(x: Array, kernel: Array, pad: int) -> tuple[Array, tuple[Array, Array]]:
+    return padded_conv(x, kernel, pad), (x, kernel)
 
 
-def _conv_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _conv_backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    by_x = conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     size = kernel.shape[0]
+    by_x = padded_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad)
     if size == 1:
         return by_x, jnp.einsum("bhwc,bhwd->cd", x, gradient)[None, None]
     by_kernel = jax.lax.platform_dependent(
         x,
         gradient,
-        cpu=lambda x, gradient: _kernel_gradient_by_products(x, gradient, size),
-        default=lambda x, gradient: _kernel_gradient_by_convolution(x, gradient, size),
+        cpu=lambda x, gradient: _kernel_gradient_by_products(x, gradient, size, pad),
+        default=lambda x, gradient: _kernel_gradient_by_convolution(x, gradient, pad),
     )
     return by_x, by_kernel
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+padded_conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _kernel_gradient_by_convolution(x: Array, gradient: Array, size: int) -> Array:
-    pad = (size // 2, size // 2)
-    return jax.lax.conv_general_dilated(x, gradient, (1, 1), (pad, pad), dimension_numbers=("CHWN", "IHWO", "HWNC"))
+def _kernel_gradient_by_convolution(x: Array, gradient: Array, pad: int) -> Array:
+    sides = [(pad, pad), (pad, pad)]
+    return jax.lax.conv_general_dilated(x, gradient, (1, 1), sides, dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
 
-def _kernel_gradient_by_products(x: Array, gradient: Array, size: int) -> Array:
+def _kernel_gradient_by_products(x: Array, gradient: Array, size: int, pad: int) -> Array:
     """One matrix product a kernel row. Whichever side has fewer maps is shifted, for fewer copied values."""
     if x.shape[-1] <= gradient.shape[-1]:
-        rows = [jnp.einsum("bhwjc,bhwd->jcd", columns, gradient) for columns in _shifted(x, size)]
-        return jnp.stack(rows)
-    rows = [jnp.einsum("bhwc,bhwjd->jcd", x, columns) for columns in _shifted(gradient, size)]
-    return jnp.stack(rows)[::-1, ::-1]
+        shifted = _shifted(x, size, pad, gradient.shape[1:3])
+        return jnp.stack([jnp.einsum("bhwjc,bhwd->jcd", columns, gradient) for columns in shifted])
+    shifted = _shifted(gradient, size, size - 1 - pad, x.shape[1:3])
+    return jnp.stack([jnp.einsum("bhwc,bhwjd->jcd", x, columns) for columns in shifted])[::-1, ::-1]
 
 
-def _shifted(x: Float[Array, "b h w c"], size: int) -> list[Float[Array, "b h w k c"]]:
-    """For each kernel row, the zero-padded `x` seen from each of its columns."""
-    _, h, w, _ = x.shape
-    pad = size // 2
+def _shifted(x: Float[Array, "b h w c"], size: int, pad: int, sides: tuple[int, ...]) -> list[Array]:
+    """For each kernel row, the zero-padded `x` as (b, *sides, k, c), seen from each of the row's columns."""
+    h, w = sides
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return [jnp.stack([x[:, i : i + h, j : j + w] for j in range(size)], axis=3) for i in range(size)]
 
@@ -127,6 +133,37 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)[None, None, None, :]
         return y
+
+
+class Halve(nn.Module):
+    """4×4 convolution with stride 2 and one zero around, as a 2×2 convolution of 2×2 patches; He-normal, a bias.
+
+    `h` and `w` must be even. The same numbers as a strided convolution, whose gradients XLA on CPU is slow at.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 4 * x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return padded_conv(space_to_depth(x, 2), kernel.astype(self.dtype), 0) + bias[None, None, None, :]
+
+
+class Double(nn.Module):
+    """The transpose of `Halve`: a transposed 4×4 convolution with stride 2 to twice the size; He-normal, a bias."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, x.shape[-1], 4 * self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = depth_to_space(padded_conv(x.astype(self.dtype), kernel.astype(self.dtype), 1), 2)
+        return x[:, 1:-1, 1:-1] + bias[None, None, None, :]
 
 
 class Norm(nn.Module):

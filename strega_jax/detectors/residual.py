@@ -1,4 +1,4 @@
-"""From image and healthy counterpart to a score, and what repeated samples say."""
+"""From image and healthy counterpart to a score, and the mean of repeated samples."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from strega_jax.detectors.checks import require
 class Residual:
     """How image − reconstruction becomes a score."""
 
-    # brighter than healthy (positive), darker, or either
-    sign: Literal["positive", "negative", "absolute"] = "absolute"
-    channel_weights: tuple[float, ...] = ()  # empty: all 1
+    # brighter than healthy (positive), darker, or either, channel by channel; contrast: the channels' weighted sum,
+    # which may weigh some against others, where it is above 0
+    sign: Literal["positive", "negative", "absolute", "contrast"] = "absolute"
+    channel_weights: tuple[float, ...] = ()  # empty: all 1; below 0 with `contrast` alone
 
     def __post_init__(self) -> None:
-        require(
-            min(self.channel_weights, default=0) >= 0, "residual.channel_weights", self.channel_weights, "numbers ≥ 0"
-        )
+        fits = self.sign == "contrast" or min(self.channel_weights, default=0) >= 0
+        require(fits, "residual.channel_weights", self.channel_weights, "numbers ≥ 0")
 
     def check(self, channels: int) -> None:
         """Raise ConfigError unless there are as many weights as channels, or none."""
@@ -38,29 +38,22 @@ class Residual:
     ) -> Float[Array, "b h w"]:
         """Weighted sum over channels of the residual's wanted part; 0 outside the brain."""
         difference = images - expected
+        weights = jnp.asarray(self.channel_weights or (1.0,) * images.shape[-1], jnp.float32)
+        if self.sign == "contrast":
+            return jax.nn.relu(difference @ weights) * brain
         part = {
             "positive": jax.nn.relu(difference),
             "negative": jax.nn.relu(-difference),
             "absolute": jnp.abs(difference),
         }[self.sign]
-        weights = jnp.asarray(self.channel_weights or (1.0,) * images.shape[-1], jnp.float32)
         return (part @ weights) * brain
 
 
-def moments(
-    draw: Callable[[PRNGKeyArray], Float[Array, "*s"]], key: PRNGKeyArray, samples: int
-) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """Mean and variance (n − 1) of `draw` over `samples` ≥ 2 keys, one after the other (Welford 1962)."""
+def mean_of(draw: Callable[[PRNGKeyArray], Float[Array, "*s"]], key: PRNGKeyArray, samples: int) -> Float[Array, "*s"]:
+    """Mean of `draw` over `samples` ≥ 1 keys, one draw after the other in memory."""
     keys = jax.random.split(key, samples)
-    first = draw(keys[0])
 
-    def add(carry: tuple[Array, Array], item: tuple[Array, PRNGKeyArray]) -> tuple[tuple[Array, Array], None]:
-        mean, squares = carry
-        count, key = item
-        value = draw(key)
-        moved = mean + (value - mean) / count
-        return (moved, squares + (value - mean) * (value - moved)), None
+    def add(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
+        return total + draw(key), None
 
-    counts = jnp.arange(2, samples + 1, dtype=jnp.float32)
-    (mean, squares), _ = jax.lax.scan(add, (first, jnp.zeros_like(first)), (counts, keys[1:]))
-    return mean, squares / (samples - 1)
+    return jax.lax.scan(add, draw(keys[0]), keys[1:])[0] / samples

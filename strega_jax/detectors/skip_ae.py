@@ -10,10 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
-from strega_jax.detectors.layers import Norm
-from strega_jax.detectors.residual import Residual, moments
-
-KERNEL = (5, 5)
+from strega_jax.detectors.layers import Conv, Norm, depth_to_space, space_to_depth
+from strega_jax.detectors.residual import Residual, mean_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class SkipAe:
         require(len(self.maps) >= 1 and min(self.maps, default=0) >= 1, "maps", self.maps, "one or more numbers ≥ 1")
         require(self.bottleneck >= 1, "bottleneck", self.bottleneck, "≥ 1")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        require(self.samples >= 0 and self.samples != 1, "samples", self.samples, "0 or ≥ 2")
+        require(self.samples >= 0, "samples", self.samples, "≥ 0")
 
     def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
         """Fresh float32 `params` and `batch_stats`. Raises ConfigError when the sides cannot be halved so often."""
@@ -59,31 +57,21 @@ class SkipAe:
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
         """Residual inside the brain: of one pass, or of the mean of `samples` passes with dropout drawn by `key`."""
-        expected = self._passes(variables, batch, key)[0] if self.samples else self.reconstruct(variables, batch)
+        expected = self._mean_of_passes(variables, batch, key) if self.samples else self.reconstruct(variables, batch)
         return self.residual(batch["images"], expected, batch["brain"])
-
-    def uncertainty(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """Standard deviation of the reconstruction over `samples` passes (root of the variances' mean over channels).
-
-        Raises ConfigError if `samples` is 0.
-        """
-        require(self.samples >= 2, "samples", self.samples, "≥ 2 for an uncertainty map")
-        return jnp.sqrt(self._passes(variables, batch, key)[1].mean(axis=-1)) * batch["brain"]
 
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
         """The config's own."""
         return default
 
-    def _passes(
-        self, variables: Variables, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+    def _mean_of_passes(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
         images = batch["images"]
         network = self._network(images.shape[-1])
 
         def once(dropout_key: PRNGKeyArray) -> Array:
             return jnp.asarray(network.apply(variables, images, False, True, rngs={"dropout": dropout_key}))
 
-        return moments(once, key, self.samples)
+        return mean_of(once, key, self.samples)
 
     def _network(self, channels: int) -> "Network":
         return Network(self.maps, self.bottleneck, self.dropout, channels, jnp.dtype(self.compute_dtype))
@@ -100,7 +88,11 @@ def gradient_difference(target: Float[Array, "b h w c"], output: Float[Array, "b
 
 
 class Network(nn.Module):
-    """5×5 convolutions down, transposed ones up, BatchNorm and ReLU; skips join with dropout of whole maps."""
+    """Convolutions down, transposed ones up, BatchNorm and ReLU; skips join with dropout of whole maps.
+
+    The first and the last convolution are 5×5. Those with stride 2 work on 2×2 patches and see 6×6 pixels instead of
+    the 5×5 of Baur et al.: strided and dilated convolutions are slow on CPU.
+    """
 
     maps: tuple[int, ...]
     bottleneck: int
@@ -110,18 +102,19 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], train: bool, drop: bool) -> Float[Array, "b h w c"]:
-        x, skips = images.astype(self.dtype), []
-        for level, features in enumerate((*self.maps, self.bottleneck)):
-            stride = 2 if level else 1
-            x = nn.Conv(features, KERNEL, (stride, stride), use_bias=False, dtype=self.dtype)(x)
-            x = nn.relu(Norm(self.dtype)(x, train))
+        x = self._unit(Conv(self.maps[0], 5, dtype=self.dtype)(images), train)
+        skips = [x]
+        for features in (*self.maps[1:], self.bottleneck):
+            x = self._unit(Conv(features, 3, dtype=self.dtype)(space_to_depth(x, 2)), train)
             skips.append(x)
         for features, skip in zip(reversed(self.maps), reversed(skips[:-1]), strict=True):
-            x = nn.ConvTranspose(features, KERNEL, (2, 2), use_bias=False, dtype=self.dtype)(x)
-            x = nn.relu(Norm(self.dtype)(x, train))
+            x = self._unit(depth_to_space(Conv(4 * features, 3, dtype=self.dtype)(x), 2), train)
             kept = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(skip, deterministic=not drop)
             x = jnp.concatenate([x, kept], axis=-1)
-        return nn.Conv(self.channels, KERNEL)(x.astype(jnp.float32))
+        return Conv(self.channels, 5, use_bias=True)(x.astype(jnp.float32))
+
+    def _unit(self, x: Float[Array, "b h w d"], train: bool) -> Float[Array, "b h w d"]:
+        return nn.relu(Norm(self.dtype)(x, train))
 
 
 DETECTOR = SkipAe

@@ -13,7 +13,7 @@ from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
 from strega_jax.detectors.convolutional import AutoEncoder
 from strega_jax.detectors.gaussian import bounded, kl_divergence, log_density
-from strega_jax.detectors.residual import Residual, moments
+from strega_jax.detectors.residual import Residual, mean_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Vae:
         require(self.latent >= 1, "latent", self.latent, "≥ 1")
         require(self.variance > 0, "variance", self.variance, "> 0")
         require(self.kl_weight >= 0, "kl_weight", self.kl_weight, "≥ 0")
-        require(self.samples >= 0 and self.samples != 1, "samples", self.samples, "0 or ≥ 2")
+        require(self.samples >= 0, "samples", self.samples, "≥ 0")
 
     def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
         """Fresh float32 `params`. Raises ConfigError when the sides cannot be halved as often as there are maps."""
@@ -86,12 +86,8 @@ class Vae:
         """Residual inside the brain: of the posterior mean, or averaged over `samples` draws of z with `key`."""
         if not self.samples:
             return self.score_of(variables, batch, jnp.zeros((batch["images"].shape[0], self.latent)))
-        return self._sampled(variables, batch, key)[0]
-
-    def uncertainty(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """Standard deviation of the score over `samples` draws of z. Raises ConfigError if `samples` is 0."""
-        require(self.samples >= 2, "samples", self.samples, "≥ 2 for an uncertainty map")
-        return jnp.sqrt(self._sampled(variables, batch, key)[1])
+        shape = (batch["images"].shape[0], self.latent)
+        return mean_of(lambda k: self.score_of(variables, batch, jax.random.normal(k, shape)), key, self.samples)
 
     def score_of(self, variables: Variables, batch: Batch, noise: Float[Array, "b z"]) -> Float[Array, "b h w"]:
         """The score with z at this draw."""
@@ -102,12 +98,6 @@ class Vae:
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
         """The config's own."""
         return default
-
-    def _sampled(
-        self, variables: Variables, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"]]:
-        shape = (batch["images"].shape[0], self.latent)
-        return moments(lambda k: self.score_of(variables, batch, jax.random.normal(k, shape)), key, self.samples)
 
     def _network(self, image_shape: tuple[int, ...]) -> AutoEncoder:
         return AutoEncoder(self.maps, self.latent, image_shape, 2, jnp.dtype(self.compute_dtype))

@@ -17,10 +17,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
+from strega_jax.detectors.layers import Conv, Double, Halve
 from strega_jax.detectors.residual import Residual
 from strega_jax.detectors.transformer import CausalTransformer
-
-KERNEL, STRIDES = (4, 4), (2, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +36,15 @@ class VqVae:
     heads: int = 8
     layers: int = 6
     unlikely_nats: float = 5.0  # codes whose −log p is above this are resampled
-    restorations: int = 15
+    samples: int = 15  # restorations, whose codes are drawn
     sharpness: float = 3.0  # a restoration weighs exp(sharpness / mean absolute difference to the reconstruction)
     residual: Residual = dataclasses.field(default_factory=Residual)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters, output, losses: float32
 
     def __post_init__(self) -> None:
         require(len(self.maps) >= 1 and min(self.maps, default=0) >= 1, "maps", self.maps, "one or more numbers ≥ 1")
-        for name in ("codes", "restorations"):
-            require(getattr(self, name) >= 2, name, getattr(self, name), "≥ 2")
-        for name in ("code_width", "heads", "layers"):
+        require(self.codes >= 2, "codes", self.codes, "≥ 2")
+        for name in ("samples", "code_width", "heads", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "≥ 1")
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads, {self.heads}")
         require(self.variance > 0, "variance", self.variance, "> 0")
@@ -83,13 +81,6 @@ class VqVae:
         """Weighted mean over restorations, whose codes `key` draws, of the residual inside the brain."""
         scores, weights = self._restorations(variables, batch, key)
         return (scores * weights[:, :, None, None]).sum(axis=0)
-
-    def uncertainty(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """Weighted standard deviation of the residual over restorations."""
-        scores, weights = self._restorations(variables, batch, key)
-        weights = weights[:, :, None, None]
-        mean = (scores * weights).sum(axis=0)
-        return jnp.sqrt((jnp.square(scores - mean[None]) * weights).sum(axis=0))
 
     def sample_score(self, variables: Variables, batch: Batch) -> Float[Array, "b"]:
         """How anomalous each slice is as a whole: Σ −log p over its codes above `unlikely_nats`."""
@@ -156,7 +147,7 @@ class VqVae:
             score = self.residual(images, restored, batch["brain"])
             return score, jnp.abs(plain - restored).mean(axis=(1, 2, 3))
 
-        scores, distances = jax.lax.map(restore, jax.random.split(key, self.restorations))
+        scores, distances = jax.lax.map(restore, jax.random.split(key, self.samples))
         # Nothing resampled gives distance 0; the floor keeps the softmax finite there.
         return scores, jax.nn.softmax(self.sharpness / jnp.maximum(distances, 1e-6), axis=0)
 
@@ -240,12 +231,12 @@ class Network(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.halving = [nn.Conv(features, KERNEL, STRIDES, dtype=self.dtype) for features in self.maps]
-        self.to_code = nn.Conv(self.code_width, (1, 1))
+        self.halving = [Halve(features, self.dtype) for features in self.maps]
+        self.to_code = Conv(self.code_width, use_bias=True)
         ups = (*reversed(self.maps[:-1]), self.maps[0])
-        self.from_code = nn.Conv(self.maps[-1], (3, 3), dtype=self.dtype)
-        self.doubling = [nn.ConvTranspose(features, KERNEL, STRIDES, dtype=self.dtype) for features in ups]
-        self.to_image = nn.Conv(self.channels, (3, 3))
+        self.from_code = Conv(self.maps[-1], 3, use_bias=True, dtype=self.dtype)
+        self.doubling = [Double(features, self.dtype) for features in ups]
+        self.to_image = Conv(self.channels, 3, use_bias=True)
         # Vectors far longer than the first features would leave the shortest few of them always the nearest.
         start = nn.initializers.normal(1 / self.codes)
         self.codebook = self.param("codebook", start, (self.codes, self.code_width))

@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
-from strega_jax.detectors.base import Batch, Detector, Variables
+from strega_jax.detectors.base import Batch, Detector, Restoring, Variables
 from strega_jax.errors import CheckpointError
 from strega_jax.slices.loader import padded_batches
 from strega_jax.slices.store import Normalisation
@@ -77,8 +77,12 @@ def score_and_reconstruct(
     shape = (1, 1, 1, batch["images"].shape[-1])
     std = jnp.reshape(jnp.array(normalisation.std, jnp.float32), shape)
     mean = jnp.reshape(jnp.array(normalisation.mean, jnp.float32), shape)
-    reconstruction = detector.reconstruct(variables, batch) * std + mean
-    return detector.score(variables, batch, key), reconstruction * batch["brain"][..., None]
+    expected = detector.reconstruct(variables, batch)
+    if isinstance(detector, Restoring):
+        score = detector.score_of_reconstruction(batch, expected)
+    else:
+        score = detector.score(variables, batch, key)
+    return score, (expected * std + mean) * batch["brain"][..., None]
 
 
 def load_model(path: str | Path) -> Model:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from strega_jax.training import mesh as meshes
 from strega_jax.training.checkpoints import About, Checkpoints
 from strega_jax.training.meter import Meter
 from strega_jax.training.metrics import MetricsLog
+from strega_jax.training.settle import settled
 from strega_jax.training.state import TrainState, init_state, make_optimizer
 from strega_jax.training.step import make_train_step
 from strega_jax.training.termination import Termination
@@ -78,13 +80,14 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
             log.info("%s", parameter_table(state.params))
         step_function = make_train_step(detector, optimizer, run, store.normalisation, mesh)
         validator = Validator(detector, store, mesh, run)
+        settle = functools.partial(settled, detector, store, mesh)
         leader = jax.process_index() == 0
         log_context = MetricsLog(workdir, int(state.step)) if leader else contextlib.nullcontext()
         with log_context as metrics_log, Termination() as termination:
             try:
-                return Loop(run, step_function, validator, mesh, about, checkpoints, metrics_log, termination).run(
-                    state, batches, workdir / "profile" if profile else None
-                )
+                return Loop(
+                    run, step_function, validator, settle, mesh, about, checkpoints, metrics_log, termination
+                ).run(state, batches, workdir / "profile" if profile else None)
             finally:
                 batches.close()
 
@@ -109,6 +112,7 @@ class Loop:
     run_config: Run
     step_function: Any
     validator: Validator
+    settle: Callable[[TrainState], TrainState]  # done once, after the last step
     mesh: jax.sharding.Mesh
     about: About
     checkpoints: Checkpoints
@@ -135,6 +139,7 @@ class Loop:
                 if last or step % settings.checkpoint_every == 0:
                     self.report(pending, meter, bar, settings.log_every, total)  # never save a diverged state
                     pending = None
+                    state = self.settle(state) if step == total else state
                     self.checkpoints.save(step, state, batches, self.about)
                 if last or step % settings.validate_every == 0:
                     self.validator(step, state, self.metrics_log)

@@ -66,18 +66,21 @@ def make_train_step(
 
 def make_validation_step(
     detector: Detector, normalisation: Normalisation, mesh: Mesh
-) -> Callable[[Variables, DeviceBatch, PRNGKeyArray, Array], tuple[Metrics, Float[Array, "b h w c"]]]:
-    """The training loss of a batch without update or augmentation, and its reconstructions."""
+) -> Callable[[Variables, DeviceBatch, PRNGKeyArray, Array], Metrics]:
+    """The training loss of a batch without update or augmentation."""
 
-    def step(
-        variables: Variables, raw: DeviceBatch, key: PRNGKeyArray, number: Array
-    ) -> tuple[Metrics, Float[Array, "b h w c"]]:
-        batch = to_batch(raw, normalisation)
-        loss, aux = detector.loss(variables, batch, key, number)
-        return {"loss": loss, **aux.metrics}, detector.reconstruct(variables, batch)
+    def step(variables: Variables, raw: DeviceBatch, key: PRNGKeyArray, number: Array) -> Metrics:
+        loss, aux = detector.loss(variables, to_batch(raw, normalisation), key, number)
+        return {"loss": loss, **aux.metrics}
 
-    whole = replicated(mesh)
-    return jax.jit(step, out_shardings=(whole, whole))
+    return jax.jit(step, out_shardings=replicated(mesh))
+
+
+def make_reconstruction_step(
+    detector: Detector, normalisation: Normalisation
+) -> Callable[[Variables, DeviceBatch], Float[Array, "b h w c"]]:
+    """Normalised reconstructions of a few slices."""
+    return jax.jit(lambda variables, raw: detector.reconstruct(variables, to_batch(raw, normalisation)))
 
 
 def _augmented(key: PRNGKeyArray, batch: Batch, settings: Augment) -> Batch:

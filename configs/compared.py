@@ -1,0 +1,90 @@
+"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has what came of it.
+
+    python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
+        --config.data.store=stores/ixi
+
+NAME is one of `BUDGETS`. Slices, augmentation and postprocessing are the default's, and so are the weights of the
+residual's channels: only the method differs. `NAME@intensity` is the same detector on restored intensities of the
+same grid, with a store of its own. Maps and steps are such that each trains for a minute or two of processor time,
+which is little: it is a comparison at one budget, not of what each method can reach.
+"""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from strega_jax.config import Optimiser, Run, Training
+from strega_jax.run_config import as_config, as_run
+
+SMALL = (16, 32, 64, 128)
+# Optimiser steps, and what is smaller than the method's own config.
+BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
+    "cce_vae": (200, {}),
+    "vae": (400, {}),
+    "ce_vae": (250, {"maps": (16, 32, 64, 256), "latent": 256}),
+    "skip_ae": (200, {"maps": SMALL, "bottleneck": 16, "samples": 10}),
+    "ss_ae": (400, {}),
+    "aae": (400, {}),
+    "vq_vae": (
+        600,
+        {
+            "maps": (32, 64, 128),
+            "code_width": 64,
+            "autoencoder_steps": 300,
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+            "samples": 5,
+        },
+    ),
+    "gm_vae": (400, {"restoration_steps": 100}),
+    "dae": (200, {"maps": SMALL}),
+    "intensity_threshold": (0, {}),
+    "tissue_class": (1, {}),
+    "tissue_atlas": (0, {}),
+}
+# Mean squared error of healthy fractions that reconstruct as well as the mean brain: of a pixel, for those that ask.
+VARIANCE = 0.05
+WITH_VARIANCE = ("vae", "ce_vae", "vq_vae", "gm_vae")
+# These have a residual of their own, or none.
+WITHOUT_RESIDUAL = ("cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
+BATCH = 32
+
+
+def get_config(name: str = "cce_vae") -> ConfigDict:
+    """The run of one detector; `NAME@intensity` for the input of its own config."""
+    name, _, on = name.partition("@")
+    default, own = _run_of("strega"), _run_of("strega" if name == "cce_vae" else name)
+    steps, smaller = BUDGETS[name]
+    model = {**own.model, **smaller}
+    preprocess = own.preprocess if on or name in ("intensity_threshold", "tissue_class") else default.preprocess
+    if name not in WITHOUT_RESIDUAL and not on:
+        weights = default.model["channel_weights"]
+        model["residual"] = {"sign": default.model["sign"], "channel_weights": weights}
+    if name in WITH_VARIANCE and not on:
+        model["variance"] = VARIANCE
+    # A pass over the training slices serves those that only count.
+    training = Training(batch_size=BATCH, steps=steps, epochs=1, log_every=10, validate_every=10_000)
+    return as_config(
+        Run(
+            detector=name,
+            model=model,
+            preprocess=preprocess,
+            augment=default.augment if steps > 1 else own.augment,
+            optimiser=Optimiser(learning_rate=1e-3, warmup_steps=min(20, steps), decay="cosine", clip_norm=1e4),
+            training=dataclasses.replace(training, checkpoint_every=10_000),
+            postprocess=default.postprocess if name != "tissue_class" else own.postprocess,
+        )
+    )
+
+
+def _run_of(name: str) -> Run:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return as_run(module.get_config())

@@ -1,0 +1,28 @@
+"""What a detector fits to healthy slices when training is over."""
+
+from typing import Any
+
+import jax
+
+from strega_jax.detectors.base import Detector, Settling, Variables
+from strega_jax.slices.store import SliceStore
+from strega_jax.training.mesh import replicated
+from strega_jax.training.state import TrainState
+from strega_jax.training.step import to_batch
+from strega_jax.training.validation import sample_slices
+
+SETTLING_SLICES = 16
+
+
+def settled(detector: Detector, store: SliceStore, mesh: jax.sharding.Mesh, state: TrainState) -> TrainState:
+    """The state with what the detector fits to slices of held-out healthy scans (`train` where there is no `dev`)."""
+    if not isinstance(detector, Settling):
+        return state
+    held_out = any(entry.split == "dev" for entry in store.entries)
+    raw = sample_slices(store.source("dev" if held_out else "train"), SETTLING_SLICES)
+
+    def settle(variables: Variables, raw: dict[str, Any]) -> Variables:
+        return detector.settle(variables, to_batch(raw, store.normalisation))
+
+    fitted = jax.jit(settle, out_shardings=replicated(mesh))(state.best_variables, raw)
+    return state.replace(mutable={**state.mutable, **fitted})  # pyright: ignore[reportAttributeAccessIssue]
