@@ -32,9 +32,21 @@ def test_neighbour_sum_is_a_correlation_with_inverse_distances(brain):
     kernel = np.zeros((3, 3, 3))
     for step, weight in _neighbours():
         kernel[tuple(np.array(step) + 1)] = weight
-    expected = ndimage.correlate(brain[1].astype(float), kernel, mode="constant")[1:-1, 1:-1, 1:-1]
-    got = hmrf.neighbour_sum(jnp.asarray(brain[1]), jnp.asarray(hmrf.step_weights(SPACING)))
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    volumes = [brain[1], brain[1][::-1], 1 - brain[1]]
+    packed = hmrf.pack(tuple(jnp.asarray(volume) for volume in volumes))
+    for volume, got in zip(
+        volumes, hmrf.neighbour_sums(packed, jnp.asarray(hmrf.step_weights(SPACING)), 3), strict=True
+    ):
+        expected = ndimage.correlate(volume.astype(float), kernel, mode="constant")[1:-1, 1:-1, 1:-1]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_packed_probabilities_come_back_to_16_bits(brain, count):
+    volumes = [brain[1], 1 - brain[1], (brain[1] > 0.5).astype(np.float32)][:count]
+    back = hmrf.unpack(hmrf.pack(tuple(jnp.asarray(volume) for volume in volumes)), count)
+    np.testing.assert_allclose(np.stack(back), volumes, atol=0.51 / 2**16)
+    assert set(np.unique(back[-1])) == {0, 1} or count < 3
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 4])

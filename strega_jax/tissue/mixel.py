@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16, UInt32
 
-from strega_jax.tissue.hmrf import HALF_STEPS
+from strega_jax.tissue.hmrf import steps_of_one_length
 
 FRACTION_STEPS = 100
 TABLE_SIZE = 16384
@@ -143,7 +143,7 @@ def classify(
     def counted(types: UInt8[Array, "v"], index: Int[Array, "c"]) -> list[Float[Array, "c"]]:
         """Weight of the neighbours of each type."""
         total = [jnp.zeros(index.shape, jnp.float32)] * n_types
-        for weight, steps in _steps_of_one_length():
+        for weight, steps in steps_of_one_length():
             near = [take(types, index + jnp.int32(sign * (strides @ s))) for s in steps for sign in (1, -1)]
             for first in range(0, n_types, TYPES_A_WORD):
                 word = sum((_one_in_word(n, first) for n in near[1:]), _one_in_word(near[0], first))
@@ -207,11 +207,3 @@ def _one_in_word(types: UInt8[Array, "c"], first: int) -> UInt32[Array, "c"]:
     place = types.astype(jnp.int32) - first
     here = (place >= 0) & (place < TYPES_A_WORD)
     return jnp.where(here, jnp.uint32(1) << (COUNT_BITS * jnp.where(here, place, 0)).astype(jnp.uint32), jnp.uint32(0))
-
-
-def _steps_of_one_length() -> list[tuple[int, list[np.ndarray]]]:
-    """`HALF_STEPS` grouped by what gives them one weight, each group with the place of that weight."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, step in enumerate(HALF_STEPS):
-        groups.setdefault(tuple(abs(s) for s in step), []).append(i)
-    return [(ids[0], [np.array(HALF_STEPS[i]) for i in ids]) for ids in groups.values()]
