@@ -159,16 +159,18 @@ def class_statistics(
     `y` should be centred near 0 and 0 outside the mask; single precision serves such sums best.
     """
 
-    def moments(volume: Float[Array, "x y z"]) -> Float[Array, "3"]:
-        w, v = volume.reshape(-1), y.reshape(-1)
-        dot = lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
-        return jnp.stack([w.sum(), dot(w, v), dot(w * v, v)])
-
-    rows = jnp.stack([moments(volume) for volume in (*p, inside)])
+    parts = [part for w in (*p, inside) for part in (w, w * y, w * y * y)]
+    # All sums in one pass over memory; along z first, so that no single-precision sum grows long.
+    along_z = jax.lax.reduce(tuple(parts), (jnp.float32(0),) * len(parts), _add_each, (2,))
+    rows = jnp.stack([part.sum() for part in along_z]).reshape(-1, 3)
     rows = rows.at[-1].add(-rows[:-1].sum(0))
     weight = jnp.maximum(rows[:, 0], jnp.float32(1e-6))
     means = rows[:, 1] / weight
     return means, jnp.maximum(rows[:, 2] / weight - means * means, jnp.float32(1e-8))
+
+
+def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def pooled_variances(

@@ -138,21 +138,28 @@ def segment(
     )
     # The device is busy with the fields meanwhile.
     fronts = mixel.wavefronts(mask_box, raster)
-    code = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
+    parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
     keep = tuple(slice(1, 1 + n) for n in inner_shape)
 
-    def place(values: Array, fill: float = 0) -> np.ndarray:
-        full = np.full(image.shape, fill, values.dtype)
+    def place(values: Array) -> np.ndarray:
+        full = np.zeros((*image.shape, *values.shape[3:]), values.dtype)
         full[box] = np.asarray(values)[keep]
         return full
 
-    bias = place(fields.bias, 1)
+    # Still the device has the partial volumes to do.
+    bias = np.ones(image.shape, np.float32)
+    bias[box] = np.asarray(fields.bias)[keep]
+    restored = np.where(mask, image / bias, np.float32(0))
+    seg = place(fields.seg)
     scale = float(fields.scale)
+    mixeltype, pveseg, pve = (place(part) for part in parts)
     return TissueMap(
-        seg=place(fields.seg),
-        **mixel.decode(place(code), n_classes),
+        seg=seg,
+        pveseg=pveseg,
+        pve=pve,
+        mixeltype=mixeltype,
         bias=bias,
-        restored=np.where(mask, image / bias, np.float32(0)),
+        restored=restored,
         means=(np.asarray(fields.means) + 1) * scale,
         variances=np.asarray(fields.variances) * scale**2,
     )
@@ -308,7 +315,7 @@ def _partial_volumes(
     fronts: mixel.Wavefronts,
     weights: Float[Array, "9"],
     beta: float,
-) -> UInt16[Array, "x y z"]:
+) -> tuple[UInt8[Array, "x y z"], UInt8[Array, "x y z"], Float[Array, "x y z k"]]:
     likelihood, fraction = mixel.tabulate(fields.grid, fields.means, fields.variances)
     types = mixel.classify(fields.bins, mask, likelihood, fronts, weights, jnp.float32(beta))
-    return mixel.encode(types, fields.bins, fraction)
+    return mixel.fractions(types, fields.bins, fraction)
