@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 STRIPPED_BORDER_SHARE = 0.99
 # … and no connected foreground larger than any brain.
 LARGEST_BRAIN_ML = 2500.0
+OUTLYING = 0.02
 # Below this 98th percentile log(I + 1) is almost linear and no longer turns the bias into a sum.
 DIM = 10.0
 RESCALED_TO = 1000.0
@@ -116,12 +117,13 @@ def _warn_of_thick_slices(spacing_mm: tuple[float, float, float]) -> None:
 
 def _to_positive(brain: Float[np.ndarray, "n"]) -> tuple[np.float32, np.float32]:
     """What to subtract from the intensities and what then to multiply them by."""
-    low, high = np.percentile(brain, [2, 98])
-    offset = brain.min() if low < 0 else np.float32(0)
-    if offset < 0:
+    offset = np.float32(0)
+    if (brain < 0).mean() > OUTLYING:
+        offset = brain.min()
         log.warning("negative intensities: %.4g was added to all of the brain", -offset)
     factor = np.float32(1)
-    if high - offset < DIM:
+    if (brain - offset >= DIM).mean() < OUTLYING:
+        high = np.percentile(brain, 100 * (1 - OUTLYING))
         factor = np.float32(RESCALED_TO / max(high - offset, 1e-30))
         log.warning("intensities end near %.3g: multiplied by %.4g for the logarithm", high, factor)
     return offset, factor

@@ -1,7 +1,8 @@
 """Hidden Markov random field of tissue classes: Gaussian intensities, mean-field neighbours (Zhang 2001).
 
 Posteriors of K classes are held as K − 1 volumes, a tuple: in the mask the last class is what the others leave
-of 1. The mask never touches the border of the array, so that a neighbour is always inside it.
+of 1. Between sweeps two of them share a 32-bit word, 16 bits each, so that one pass over memory makes a sweep. The
+mask never touches the border of the array, so that a neighbour is always inside it.
 """
 
 import functools
@@ -10,15 +11,17 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt32
 
 # Voxel steps to half of the 18 neighbours (faces and edges); the other half are their opposites.
 HALF_STEPS = tuple(
     step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0) and np.abs(step).sum() <= 2
 )
 START_BINS = 4096
+HALF_WORD, ONE = 16, 2**16 - 1
 
 Volumes = tuple[Float[Array, "x y z"], ...]
+Words = tuple[UInt32[Array, "x y z"], ...]
 
 
 def step_weights(spacing_mm: tuple[float, float, float]) -> Float[np.ndarray, "9"]:
@@ -57,17 +60,45 @@ def start_classes(
     return means.astype(np.float32), variances.astype(np.float32)
 
 
-def neighbour_sum(volume: Float[Array, "x y z"], weights: Float[Array, "9"]) -> Float[Array, "x-2 y-2 z-2"]:
-    """For every voxel off the border: the sum of its 18 neighbours, each times its weight."""
-    nx, ny, nz = volume.shape
+def pack(p: Volumes) -> Words:
+    """Probabilities rounded to 16 bits, two in a word."""
+    halves = [jnp.round(volume * ONE).astype(jnp.int32).astype(jnp.uint32) for volume in p]
+    return tuple(
+        functools.reduce(jnp.bitwise_or, [half << (HALF_WORD * i) for i, half in enumerate(halves[first : first + 2])])
+        for first in range(0, len(halves), 2)
+    )
 
-    def shifted(x: int, y: int, z: int) -> Float[Array, "x-2 y-2 z-2"]:
-        return volume[1 + x : nx - 1 + x, 1 + y : ny - 1 + y, 1 + z : nz - 1 + z]
 
-    total = jnp.zeros((nx - 2, ny - 2, nz - 2), volume.dtype)
-    for i, (x, y, z) in enumerate(HALF_STEPS):
-        total = total + weights[i] * (shifted(x, y, z) + shifted(-x, -y, -z))
-    return total
+def unpack(words: Words, count: int) -> Volumes:
+    """The `count` volumes that `pack` was given."""
+    return tuple(half.astype(jnp.int32).astype(jnp.float32) * jnp.float32(1 / ONE) for half in _halves(words)[:count])
+
+
+def _halves(words: Words) -> list[UInt32[Array, "x y z"]]:
+    return [half for word in words for half in (word & jnp.uint32(ONE), word >> HALF_WORD)]
+
+
+def neighbour_sums(words: Words, weights: Float[Array, "9"], count: int) -> list[Float[Array, "x-2 y-2 z-2"]]:
+    """For every voxel off the border and every volume: the sum of its 18 neighbours, each times its weight."""
+    shape = words[0].shape
+    total = [jnp.zeros([n - 2 for n in shape], jnp.float32)] * count
+    for weight, steps in steps_of_one_length():
+        near = []
+        for step in (*steps, *(-s for s in steps)):
+            place = tuple(slice(1 + s, n - 1 + s) for s, n in zip(step.tolist(), shape, strict=True))
+            near.append(_halves(tuple(word[place] for word in words))[:count])
+        for c in range(count):
+            alike = functools.reduce(jnp.add, [halves[c] for halves in near]).astype(jnp.int32)
+            total[c] = total[c] + weights[weight] * alike.astype(jnp.float32)
+    return [volume * jnp.float32(1 / ONE) for volume in total]
+
+
+def steps_of_one_length() -> list[tuple[int, list[np.ndarray]]]:
+    """`HALF_STEPS` grouped by what gives them one weight, each group with the place of that weight."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, step in enumerate(HALF_STEPS):
+        groups.setdefault(tuple(abs(s) for s in step), []).append(i)
+    return [(ids[0], [np.array(HALF_STEPS[i]) for i in ids]) for ids in groups.values()]
 
 
 def posteriors(
@@ -90,14 +121,13 @@ def posteriors(
     if field is not None:
         logits = [logit + f for logit, f in zip(logits, field, strict=True)]
     highest = functools.reduce(jnp.maximum, logits, jnp.float32(0))
-    # The barrier keeps XLA from computing every exponential once per class.
-    odds = jax.lax.optimization_barrier([jnp.exp(logit - highest) for logit in [*logits, jnp.zeros_like(y)]])
-    total = sum(odds[1:], odds[0])
-    return tuple(jnp.where(mask, o / total, jnp.float32(0)) for o in odds[:-1])
+    odds = [jnp.exp(logit - highest) for logit in [*logits, jnp.zeros_like(y)]]
+    share = 1.0 / sum(odds[1:], odds[0])
+    return tuple(jnp.where(mask, o * share, jnp.float32(0)) for o in odds[:-1])
 
 
 def sweep(
-    p: Volumes,
+    words: Words,
     y: Float[Array, "x y z"],
     mask: Bool[Array, "x y z"],
     reach: Float[Array, "x-2 y-2 z-2"],
@@ -105,15 +135,20 @@ def sweep(
     variances: Float[Array, "k"],
     weights: Float[Array, "9"],
     beta: Float[Array, ""],
-) -> Volumes:
-    """One mean-field update of all voxels at once; `reach` is the neighbour sum of the mask."""
-    # Materialised once each: as part of the odds they would be recomputed for every class.
-    sums = jax.lax.optimization_barrier([neighbour_sum(volume, weights) for volume in p])
-    last = reach - sum(sums[1:], sums[0])
+    wanted: Bool[Array, ""],
+) -> Words:
+    """One mean-field update of all packed posteriors at once, if `wanted`; `reach` is the neighbour sum of the mask."""
     core = (slice(1, -1),) * 3
-    field = tuple(beta * (own - last) for own in sums)
-    inner = posteriors(y[core], mask[core], means, variances, field)
-    return tuple(whole.at[core].set(new) for whole, new in zip(p, inner, strict=True))
+
+    def updated() -> Words:
+        sums = neighbour_sums(words, weights, means.shape[0] - 1)
+        last = reach - sum(sums[1:], sums[0])
+        field = tuple(beta * (own - last) for own in sums)
+        return pack(posteriors(y[core], mask[core], means, variances, field))
+
+    # The branch also keeps XLA from merging the update with the padding, which makes it many times slower.
+    inner = jax.lax.cond(wanted, updated, lambda: tuple(word[core] for word in words))
+    return tuple(jnp.pad(word, 1) for word in inner)
 
 
 def class_statistics(
@@ -124,16 +159,18 @@ def class_statistics(
     `y` should be centred near 0 and 0 outside the mask; single precision serves such sums best.
     """
 
-    def moments(volume: Float[Array, "x y z"]) -> Float[Array, "3"]:
-        w, v = volume.reshape(-1), y.reshape(-1)
-        dot = lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
-        return jnp.stack([w.sum(), dot(w, v), dot(w * v, v)])
-
-    rows = jnp.stack([moments(volume) for volume in (*p, inside)])
+    parts = [part for w in (*p, inside) for part in (w, w * y, w * y * y)]
+    # All sums in one pass over memory; along z first, so that no single-precision sum grows long.
+    along_z = jax.lax.reduce(tuple(parts), (jnp.float32(0),) * len(parts), _add_each, (2,))
+    rows = jnp.stack([part.sum() for part in along_z]).reshape(-1, 3)
     rows = rows.at[-1].add(-rows[:-1].sum(0))
     weight = jnp.maximum(rows[:, 0], jnp.float32(1e-6))
     means = rows[:, 1] / weight
     return means, jnp.maximum(rows[:, 2] / weight - means * means, jnp.float32(1e-8))
+
+
+def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def pooled_variances(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16, UInt32
 
-from strega_jax.tissue.hmrf import HALF_STEPS
+from strega_jax.tissue.hmrf import steps_of_one_length
 
 FRACTION_STEPS = 100
 TABLE_SIZE = 16384
@@ -143,7 +143,7 @@ def classify(
     def counted(types: UInt8[Array, "v"], index: Int[Array, "c"]) -> list[Float[Array, "c"]]:
         """Weight of the neighbours of each type."""
         total = [jnp.zeros(index.shape, jnp.float32)] * n_types
-        for weight, steps in _steps_of_one_length():
+        for weight, steps in steps_of_one_length():
             near = [take(types, index + jnp.int32(sign * (strides @ s))) for s in steps for sign in (1, -1)]
             for first in range(0, n_types, TYPES_A_WORD):
                 word = sum((_one_in_word(n, first) for n in near[1:]), _one_in_word(near[0], first))
@@ -173,33 +173,31 @@ def classify(
     return types.reshape(shape)
 
 
-def encode(
+def fractions(
     types: UInt8[Array, "x y z"], bins: UInt16[Array, "x y z"], fraction: UInt8[Array, "m n"]
-) -> UInt16[Array, "x y z"]:
-    """Type and fraction of every voxel in one number: 1 + 101·type + percent of the first class; 0 outside."""
+) -> tuple[UInt8[Array, "x y z"], UInt8[Array, "x y z"], Float[Array, "x y z k"]]:
+    """`mixeltype`, `pveseg` and `pve` of a `TissueMap` from the types and the best fractions of `tabulate`."""
     n_mixed = fraction.shape[0]
     n_classes = {1: 2, 3: 3, 6: 4}[n_mixed]
-    mixed = types.astype(jnp.int32) - n_classes
-    percent = fraction.reshape(-1)[jnp.clip(mixed, 0, n_mixed - 1) * fraction.shape[1] + bins.astype(jnp.int32)]
-    code = 1 + (FRACTION_STEPS + 1) * types.astype(jnp.int32) + jnp.where(mixed >= 0, percent.astype(jnp.int32), 0)
-    return jnp.where(types < n_classes + n_mixed, code, 0).astype(jnp.uint16)
+    kind = types.astype(jnp.int32)
+    inside = kind < n_classes + n_mixed
+    mixed = jnp.clip(kind - n_classes, 0, n_mixed - 1)
+    percent = fraction.reshape(-1)[mixed * fraction.shape[1] + bins.astype(jnp.int32)].astype(jnp.int32)
+    code = jnp.where(inside, 1 + (FRACTION_STEPS + 1) * kind + jnp.where(kind < n_classes, 0, percent), 0)
+    shares, labels = _shares_by_code(n_classes)
+    pve = jnp.asarray(shares)[code[..., None] * n_classes + jnp.arange(n_classes, dtype=jnp.int32)]
+    return jnp.where(inside, types, jnp.uint8(0)), jnp.asarray(labels)[code], pve
 
 
-def decode(code: UInt16[np.ndarray, "x y z"], n_classes: int) -> dict[str, np.ndarray]:
-    """`mixeltype`, `pve` and `pveseg` of a `TissueMap` from what `encode` made."""
+def _shares_by_code(n_classes: int) -> tuple[Float[np.ndarray, "c"], UInt8[np.ndarray, "c"]]:
+    """Of 0 (background) and 1 + 101·type + percent of its first class: the share of each class, and the label."""
     eye = np.eye(n_classes)
     percent = np.arange(FRACTION_STEPS + 1)[:, None] / FRACTION_STEPS
     mixed = [percent * eye[a] + (1 - percent) * eye[b] for a, b in pairs(n_classes)]
-    fractions = np.concatenate([np.zeros((1, n_classes)), np.repeat(eye, FRACTION_STEPS + 1, axis=0), *mixed])
-    n_types = n_classes + len(mixed)
-    kind = np.concatenate([[0], np.repeat(np.arange(n_types), FRACTION_STEPS + 1)])
+    shares = np.concatenate([np.zeros((1, n_classes)), np.repeat(eye, FRACTION_STEPS + 1, axis=0), *mixed])
     # Of two equal halves the second class counts, as in FAST.
-    label = np.where(fractions.any(1), n_classes - fractions[:, ::-1].argmax(1), 0)
-    return {
-        "mixeltype": kind.astype(np.uint8)[code],
-        "pve": fractions.astype(np.float32)[code],
-        "pveseg": label.astype(np.uint8)[code],
-    }
+    label = np.where(shares.any(1), n_classes - shares[:, ::-1].argmax(1), 0)
+    return shares.astype(np.float32).ravel(), label.astype(np.uint8)
 
 
 def _one_in_word(types: UInt8[Array, "c"], first: int) -> UInt32[Array, "c"]:
@@ -207,11 +205,3 @@ def _one_in_word(types: UInt8[Array, "c"], first: int) -> UInt32[Array, "c"]:
     place = types.astype(jnp.int32) - first
     here = (place >= 0) & (place < TYPES_A_WORD)
     return jnp.where(here, jnp.uint32(1) << (COUNT_BITS * jnp.where(here, place, 0)).astype(jnp.uint32), jnp.uint32(0))
-
-
-def _steps_of_one_length() -> list[tuple[int, list[np.ndarray]]]:
-    """`HALF_STEPS` grouped by what gives them one weight, each group with the place of that weight."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, step in enumerate(HALF_STEPS):
-        groups.setdefault(tuple(abs(s) for s in step), []).append(i)
-    return [(ids[0], [np.array(HALF_STEPS[i]) for i in ids]) for ids in groups.values()]

@@ -138,21 +138,28 @@ def segment(
     )
     # The device is busy with the fields meanwhile.
     fronts = mixel.wavefronts(mask_box, raster)
-    code = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
+    parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
     keep = tuple(slice(1, 1 + n) for n in inner_shape)
 
-    def place(values: Array, fill: float = 0) -> np.ndarray:
-        full = np.full(image.shape, fill, values.dtype)
+    def place(values: Array) -> np.ndarray:
+        full = np.zeros((*image.shape, *values.shape[3:]), values.dtype)
         full[box] = np.asarray(values)[keep]
         return full
 
-    bias = place(fields.bias, 1)
+    # Still the device has the partial volumes to do.
+    bias = np.ones(image.shape, np.float32)
+    bias[box] = np.asarray(fields.bias)[keep]
+    restored = np.where(mask, image / bias, np.float32(0))
+    seg = place(fields.seg)
     scale = float(fields.scale)
+    mixeltype, pveseg, pve = (place(part) for part in parts)
     return TissueMap(
-        seg=place(fields.seg),
-        **mixel.decode(place(code), n_classes),
+        seg=seg,
+        pveseg=pveseg,
+        pve=pve,
+        mixeltype=mixeltype,
         bias=bias,
-        restored=np.where(mask, image / bias, np.float32(0)),
+        restored=restored,
         means=(np.asarray(fields.means) + 1) * scale,
         variances=np.asarray(fields.variances) * scale**2,
     )
@@ -188,7 +195,7 @@ class _Fields(NamedTuple):
     scale: Float[Array, ""]  # mean restored intensity
 
 
-_State = tuple[hmrf.Volumes, Array, Array, Array]  # posteriors, means, variances, log bias
+_State = tuple[hmrf.Words, Array, Array, Array]  # packed posteriors, means, variances, log bias
 
 
 class _Round(NamedTuple):
@@ -234,7 +241,8 @@ def _expectation_maximisation(
     centre = log_image.sum() / n_voxels
     y = jnp.where(mask, log_image - centre, jnp.float32(0))
     means = means - centre
-    reach = hmrf.neighbour_sum(inside, weights)
+    n_free = means.shape[0] - 1
+    reach = hmrf.neighbour_sums(hmrf.pack((inside,)), weights, 1)[0]
 
     def relative(bias: Array) -> tuple[Array, Array]:
         """Restored intensities over their mean, minus 1, and that mean."""
@@ -246,18 +254,18 @@ def _expectation_maximisation(
         return jax.lax.cond(linear, lambda: relative(bias)[0], lambda: y - bias)
 
     def one_round(state: _State, step: _Round) -> tuple[_State, None]:
-        p, means, variances, bias = state
+        words, means, variances, bias = state
         data = values(bias, step.linear)
-
-        def sweep(_: Array, p: hmrf.Volumes) -> hmrf.Volumes:
-            return hmrf.sweep(p, data, mask, reach, means, variances, weights, step.beta)
+        for i in range(schedule.sweeps):
+            wanted = i < step.sweeps
+            words = hmrf.sweep(words, data, mask, reach, means, variances, weights, step.beta, wanted)
+        p = hmrf.unpack(words, n_free)
 
         def renewed() -> Array:
             if schedule.boost_bias:
                 return bias + bias_field.estimate_bias(p, y - bias, mask, means, variances, smoothers)
             return bias_field.estimate_bias(p, y, mask, means, variances, smoothers)
 
-        p = jax.lax.fori_loop(0, step.sweeps, sweep, p)
         bias = jax.lax.cond(step.bias, renewed, lambda: bias)
         fresh = hmrf.class_statistics(p, values(bias, step.linear), inside)
         if schedule.pooling:
@@ -266,10 +274,11 @@ def _expectation_maximisation(
         means, variances = (
             jnp.where(step.statistics, new, old) for new, old in zip(fresh, (means, variances), strict=True)
         )
-        return (p, means, variances, bias), None
+        return (words, means, variances, bias), None
 
-    start = (hmrf.posteriors(y, mask, means, variances), means, variances, jnp.zeros_like(y))
-    (p, means, variances, bias), _ = jax.lax.scan(one_round, start, _rounds(schedule))
+    start = (hmrf.pack(hmrf.posteriors(y, mask, means, variances)), means, variances, jnp.zeros_like(y))
+    (words, means, variances, bias), _ = jax.lax.scan(one_round, start, _rounds(schedule))
+    p = hmrf.unpack(words, n_free)
     data, scale = relative(bias)
     rank = jnp.argsort(means, descending=bright_fluid)
     means, variances = hmrf.class_statistics(p, data, inside)
@@ -306,7 +315,7 @@ def _partial_volumes(
     fronts: mixel.Wavefronts,
     weights: Float[Array, "9"],
     beta: float,
-) -> UInt16[Array, "x y z"]:
+) -> tuple[UInt8[Array, "x y z"], UInt8[Array, "x y z"], Float[Array, "x y z k"]]:
     likelihood, fraction = mixel.tabulate(fields.grid, fields.means, fields.variances)
     types = mixel.classify(fields.bins, mask, likelihood, fronts, weights, jnp.float32(beta))
-    return mixel.encode(types, fields.bins, fraction)
+    return mixel.fractions(types, fields.bins, fraction)
