@@ -185,7 +185,7 @@ def fractions(
     percent = fraction.reshape(-1)[mixed * fraction.shape[1] + bins.astype(jnp.int32)].astype(jnp.int32)
     code = jnp.where(inside, 1 + (FRACTION_STEPS + 1) * kind + jnp.where(kind < n_classes, 0, percent), 0)
     shares, labels = _shares_by_code(n_classes)
-    pve = jnp.asarray(shares)[code[..., None] * n_classes + jnp.arange(n_classes, dtype=jnp.int32)]
+    pve = jnp.asarray(shares)[code[..., None] * n_classes + jnp.arange(n_classes, dtype=jnp.int32)[None, None, None, :]]
     return jnp.where(inside, types, jnp.uint8(0)), jnp.asarray(labels)[code], pve
 
 
