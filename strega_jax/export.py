@@ -29,12 +29,14 @@ from strega_jax.inference.calibration import Calibration
 from strega_jax.inference.detect import healthy_value
 from strega_jax.inference.exported import write_exported
 from strega_jax.inference.model import Model, score_and_reconstruct
-from strega_jax.inference.open import EXPORTED, Opened, open_model
+from strega_jax.inference.open import EXPORTED, SHIPPED, Opened, open_model
 from strega_jax.inference.weights import save_weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a training run, or one checkpoint.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", str(SHIPPED), "Workdir of a training run, or one checkpoint. Default: the package's own weights."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write, NAME.zip; for weights, the folder.", required=True)
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx", "weights"], "Of the network.")
 
@@ -43,12 +45,12 @@ def main() -> int:
     """Export one checkpoint."""
     output = Path(_OUTPUT.value or "")
     if _FORMAT.value == "weights":
-        save_weights(open_model(_CHECKPOINT.value or ""), output)
+        save_weights(open_model(_CHECKPOINT.value or SHIPPED), output)
         print(f"{output}: {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB")
         return 0
     if output.suffix != EXPORTED:
         raise ConfigError(f"--output={output}: the name must end in {EXPORTED}")
-    export_model(open_model(_CHECKPOINT.value or ""), output, _FORMAT.value or "stablehlo")
+    export_model(open_model(_CHECKPOINT.value or SHIPPED), output, _FORMAT.value or "stablehlo")
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {_FORMAT.value}")
     return 0
 

@@ -116,3 +116,15 @@ def test_mistakes_are_told_in_a_line(arguments, message, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_scans_leave_complete_results_or_none():
+    pytest.importorskip("pydicom", reason="no pydicom: DICOM was NOT checked")
+    fuzz = Path(__file__).with_name("fuzz_predict.py")
+    done = subprocess.run(
+        [sys.executable, str(fuzz), "--cases=20", "--seed=3"], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "20 cases" in done.stdout
+    for outcome in ("NIfTI done", "NIfTI a scan failed", "DICOM a scan failed"):
+        assert outcome in done.stdout

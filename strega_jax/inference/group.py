@@ -11,7 +11,7 @@ from strega_jax.scans.files import write_tsv
 PAGE, TABLE = "group.html", "group.tsv"
 COLUMNS = ("name", "contrast", "anomaly_ml", "brain_ml", "components", "largest_ml", "flags")
 HEADINGS = {"anomaly_ml": "marked, ml", "brain_ml": "brain, ml", "largest_ml": "largest, ml", "flags": "doubts"}
-WORDS = ("name", "contrast", "flags")
+KINDS = {"contrast": "text", "flags": "words"}
 
 
 def write_group(folder: Path) -> int:
@@ -52,9 +52,7 @@ def _counted(number: int, noun: str) -> str:
 
 def _sections(rows: list[dict[str, str]]) -> list[str]:
     most = max(float(row["anomaly_ml"]) for row in rows) or 1.0
-    head = "".join(
-        f'<th class="sorts{" words" if name in WORDS else ""}">{HEADINGS.get(name, name)}</th>' for name in COLUMNS
-    )
+    head = "".join(f'<th class="sorts {KINDS.get(name, "")}">{HEADINGS.get(name, name)}</th>' for name in COLUMNS)
     body = "".join(f"<tr>{''.join(_cell(row, name, most) for name in COLUMNS)}</tr>" for row in rows)
     marked, doubted = sum(float(row["anomaly_ml"]) > 0 for row in rows), sum(bool(row["flags"]) for row in rows)
     return [
@@ -73,4 +71,4 @@ def _cell(row: dict[str, str], name: str, most: float) -> str:
     if name == "anomaly_ml":
         share = float(row[name]) / most
         return f'<td class="bar" style="--share:{share:.1%}" data-value="{value}">{shown}</td>'
-    return f'<td{" class=words" if name in WORDS else ""} data-value="{value}">{shown}</td>'
+    return f'<td class="{KINDS.get(name, "")}" data-value="{value}">{shown}</td>'

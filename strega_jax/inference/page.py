@@ -155,13 +155,11 @@ def _volume(detection: Detection) -> dict[str, Any]:
     mask = _any_within(detection.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], step)
     count = mask.shape[2]
     columns = math.ceil(math.sqrt(count))
-    marked = np.argwhere(mask)
-    start = marked[len(marked) // 2] if len(marked) else np.array(mask.shape) // 2
     return {
         "shape": list(mask.shape),
         "origin": low,
         "step": step,
-        "start": [int(v) for v in start],
+        "start": _start(mask),
         "affine": scan.affine.tolist(),
         "spacing": [step * mm for mm in scan.spacing_mm],
         "columns": columns,
@@ -170,6 +168,16 @@ def _volume(detection: Detection) -> dict[str, Any]:
         "score": jpeg(tiled(score, columns)),
         "mask": png(tiled(mask.astype(np.uint8) * 255, columns)),
     }
+
+
+def _start(mask: Bool[np.ndarray, "i j k"]) -> list[int]:
+    """Where the viewer opens: within the marks of the slice that has most of them, else in the middle."""
+    if not mask.any():
+        return [n // 2 for n in mask.shape]
+    k = int(mask.sum(axis=(0, 1)).argmax())
+    marked = np.argwhere(mask[:, :, k])
+    i, j = marked[((marked - marked.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return [int(i), int(j), k]
 
 
 def _any_within(mask: Bool[np.ndarray, "x y z"], step: int) -> Bool[np.ndarray, "i j k"]:

@@ -1,6 +1,7 @@
 """One scan → the slices that a detector sees. Training and prediction both come through here."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_outpu
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
     if indices.size == 0:
         raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
-    channels = [grid.sample(channel)[indices] for channel in _channels(scan, tissue, brain, settings)]
+    with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
+        channels = [stack[indices] for stack in pool.map(grid.sample, _channels(scan, tissue, brain, settings))]
     images = np.maximum(np.stack(channels, axis=-1), BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
     return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue)

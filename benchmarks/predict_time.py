@@ -1,0 +1,124 @@
+"""What `predict` takes for one scan of 240×240×155 voxels of 1 mm, from the start of the command to mask and report.
+
+    python benchmarks/predict_time.py
+
+Cold: the first run on a machine, every program compiled. Warm: the next run of the command. Then the stages of one
+more scan in a process that has done one before. The scan is the MNI152 template with noise and a planted lesion; the
+model is the package's own. The stages of several scans overlap in `predict`; here they follow one another.
+"""
+
+import collections
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import nibabel
+import numpy as np
+from absl import app
+from nilearn import datasets
+
+from strega_jax.inference.batch import Settings, detect_all
+from strega_jax.inference.jobs import nifti_jobs
+from strega_jax.inference.open import open_model
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.lesions import plant_lesion
+
+SHAPE = (240, 240, 155)
+# What is timed: name in the table → where the function is looked up by its caller.
+STAGES = {
+    "read": "strega_jax.inference.jobs.read_scan",
+    "tissue segmentation": "strega_jax.slices.preprocess.segment",
+    "alignment to MNI152": "strega_jax.slices.preprocess.align_to_template",
+    "preprocessing, with these two": "strega_jax.inference.batch.preprocess",
+    "input checks": "strega_jax.inference.batch.scan_flags",
+    "detection": "strega_jax.inference.batch.detect_slices",
+    "report": "strega_jax.inference.batch.write_page",
+    "maps, table and boxes": "strega_jax.inference.batch.write_detection",
+}
+
+
+def make_scan(path: Path) -> None:
+    """MNI152 on a grid of 240×240×155, with noise and a lesion of 30 ml."""
+    template = datasets.load_mni152_template(resolution=1)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0
+    rng = np.random.default_rng(0)
+    noisy = np.maximum(np.asarray(template.dataobj) + rng.normal(scale=0.03, size=mask.shape), 0.02)
+    brain = np.where(mask, noisy, 0).astype(np.float32) * 1000
+    brain, _ = plant_lesion(brain, mask, (1.0, 1.0, 1.0), rng, volume_ml=30.0, contrast=-0.6)
+    brain = brain[:, :, : SHAPE[2]]  # it lies in the lowest 155 slices
+    room = [((n - m) // 2, n - m - (n - m) // 2) for n, m in zip(SHAPE, brain.shape, strict=True)]
+    nibabel.save(nibabel.Nifti1Image(np.pad(brain, room).astype(np.int16), template.affine), path)
+
+
+def command_s(scan: Path, folder: Path, cache: Path) -> float:
+    """Wall time of the command."""
+    command = [sys.executable, "-m", "strega_jax.predict", f"--input={scan}", f"--output={folder}"]
+    start = time.perf_counter()
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def timed(spent: dict[str, float]) -> Iterator[None]:
+    """Add up what each of `STAGES` takes."""
+
+    def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments, **named)
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    patches = []
+    for name, place in STAGES.items():
+        module, attribute = place.rsplit(".", 1)
+        function = getattr(sys.modules[module], attribute)
+        patches.append(mock.patch(place, wrapped(name, function)))
+    for patch in patches:
+        patch.start()
+    yield
+    for patch in patches:
+        patch.stop()
+
+
+def stages_s(scan: Path, folder: Path) -> dict[str, float]:
+    """What the stages of a second scan take in one process, and the whole."""
+    opened = open_model()
+    settings = Settings(opened.model.about.run.postprocess)
+    for number in range(2):
+        spent: dict[str, float] = collections.defaultdict(float)
+        with timed(spent):
+            start = time.perf_counter()
+            done = next(detect_all(nifti_jobs(find_cases(scan), folder / str(number)), opened, settings))
+            spent["in all"] = time.perf_counter() - start
+        assert done.error is None
+        assert done.anomaly_ml > 0
+    return spent
+
+
+def main(_: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        folder, scan = Path(root), Path(root, "scan_T1w.nii.gz")
+        make_scan(scan)
+        print("| | s |\n|---|---|")
+        for name, output in (("cold", "a"), ("warm", "b")):
+            print(f"| {name} | {command_s(scan, folder / output, folder / 'cache'):.1f} |", flush=True)
+        print("\n| stage | s |\n|---|---|")
+        for name, seconds in stages_s(scan, folder).items():
+            print(f"| {name} | {seconds:.2f} |")
+
+
+if __name__ == "__main__":
+    app.run(main)
