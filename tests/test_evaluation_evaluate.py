@@ -14,7 +14,7 @@ pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's te
 from small_workdir import RUN, small_workdir
 
 from strega_jax.evaluation.content import report_content
-from strega_jax.evaluation.evaluate import evaluate
+from strega_jax.evaluation.evaluate import evaluate, label
 from strega_jax.evaluation.metrics import dice
 from strega_jax.evaluation.report import report_from_json
 from strega_jax.evaluation.scoring import score_cases
@@ -105,6 +105,15 @@ def test_target_rates_are_set_against_those_realised_on_controls(scored):
     thresholds = [np.quantile(np.concatenate(half), 0.95) for half in (one, other)]
     realised = np.mean([(np.concatenate(half) > t).mean() for half, t in zip((other, one), thresholds, strict=True)])
     assert halves[1]["realised"] == pytest.approx(realised, rel=0.02)
+
+
+def test_labels_leave_out_the_contrast_and_break_before_they_overlap(scored):
+    results, _ = scored
+    first, control = results.scored[0], results.scored[-1]
+    name = "sub-demo001_ses-preoperative_acq-lesion001_T1w"
+    long = dataclasses.replace(first, row={**first.row, "case": name, "dice": 0.5})
+    assert label(long) == "sub-demo001\nses-preoperative\nacq-lesion001\nDice 0.50"
+    assert label(control) == f"{control.row['subject']}\n{control.row['marked_ml']:.1f} ml marked"
 
 
 def faulty(case: Case, folder: Path, fault: str) -> Case:

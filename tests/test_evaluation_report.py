@@ -177,10 +177,11 @@ def test_slices_are_shown_front_up_left_on_the_left_and_in_their_proportions() -
     stages = {**shown_slice().stages, **dict.fromkeys(STAGES[:4], image), "mask": image > 0, "truth": image > 0}
     shown = ShownSlice(stages, (3.0, 1.0), 0.0)
     figure = stage_picture({"z": shown})
-    drawn = imread(io.BytesIO(png_bytes(figure, dpi=100)))[:, :, 0]
-    axis = figure.axes[0].get_window_extent()
-    top, bottom = round(drawn.shape[0] - axis.y1), round(drawn.shape[0] - axis.y0)
-    inner = drawn[top + 3 : bottom - 3, round(axis.x0) + 3 : round(axis.x1) - 3]
+    drawn = imread(io.BytesIO(png_bytes(figure, dpi=400)))[:, :, 0]
+    place = figure.axes[0].get_position()
+    top, bottom = round(drawn.shape[0] * (1 - place.y1)), round(drawn.shape[0] * (1 - place.y0))
+    left, right = round(drawn.shape[1] * place.x0), round(drawn.shape[1] * place.x1)
+    inner = drawn[top + 3 : bottom - 3, left + 3 : right - 3]
     bright = np.argwhere(inner > 0.9)
     top, left = bright.mean(axis=0) / inner.shape
     assert top < 0.3

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from strega_jax.config import Data, Run, settings_hash
 from strega_jax.errors import ConfigError
-from strega_jax.evaluation.evaluate import about_model, pictures_of, spread, write_evaluation
+from strega_jax.evaluation.evaluate import about_model, label, pictures_of, spread, write_evaluation
 from strega_jax.evaluation.figures import comparison_picture
 from strega_jax.evaluation.report import picture
 from strega_jax.evaluation.scoring import Results, Scored, score_cases
@@ -149,19 +149,19 @@ def _pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
     for of in scored:
         by_method.setdefault(of.row["method"], {}).setdefault((of.row["cohort"], of.row["case"]), of)
     first = next(iter(by_method.values()), {})
+    of_all = [key for key in first if all(key in found for found in by_method.values())]
     pictures = []
-    for cohort in dict.fromkeys(of.row["cohort"] for of in first.values()):
-        own = [of for key, of in first.items() if key[0] == cohort and all(key in of_m for of_m in by_method.values())]
-        ranked = sorted((of for of in own if of.match.lesions), key=lambda of: -of.row["dice"])
+    for cohort in dict.fromkeys(cohort for cohort, _ in of_all):
+        lesions = [first[key] for key in of_all if key[0] == cohort and first[key].match.lesions]
         rows = {}
-        for of in spread(ranked, COMPARED_CASES):
+        for of in spread(sorted(lesions, key=lambda of: -of.row["dice"]), COMPARED_CASES):
             key = (cohort, of.row["case"])
-            rows[of.row["case"]] = (
-                of.shown,
-                {name: found[key].shown.stages["mask"] for name, found in by_method.items()},
-            )
+            rows[label(of)] = (of.shown, {name: found[key].shown.stages["mask"] for name, found in by_method.items()})
         if rows:
-            caption = f"What each method marks, {cohort}: volumes with the highest and the lowest Dice of the first."
+            caption = (
+                f"What each method marks, {cohort}: volumes with the highest and the lowest Dice of "
+                f"{next(iter(by_method))}, which is told on the left."
+            )
             pictures.append(picture(comparison_picture(rows), f"methods_{cohort}", caption))
     return pictures
 

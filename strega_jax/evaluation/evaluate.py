@@ -20,6 +20,7 @@ from strega_jax.scans.files import replacing
 TABLE_METRICS = ("dice", "best_dice", "auprc", "lesion_sensitivity", "marked_ml")
 STAGED_CASES = 3  # of a cohort in the picture of stages: the best, the middle and the worst
 BOXED_CASES = 8  # of a cohort in the picture of boxes
+LABEL_CHARACTERS = 20  # of a line of a panel's title
 
 
 def evaluate(
@@ -103,11 +104,12 @@ def pictures_of(scored: Sequence[Scored]) -> list[dict[str, str]]:
     pictures = []
     for cohort in dict.fromkeys(of.row["cohort"] for of in scored):
         own = [of for of in scored if of.row["cohort"] == cohort]
-        ranked = sorted(own, key=lambda of: -of.row["dice"] if of.match.lesions else of.row["marked_ml"])
-        rows = {_label(of): of.shown for of in spread(ranked, STAGED_CASES)}
+        lesions = [of for of in own if of.match.lesions]
+        ranked = sorted(lesions, key=lambda of: -of.row["dice"]) or sorted(own, key=lambda of: of.row["marked_ml"])
+        rows = {label(of): of.shown for of in spread(ranked, STAGED_CASES)}
         which = (
             "the slice with most lesion of volumes from the highest to the lowest Dice"
-            if any(of.match.lesions for of in own)
+            if lesions
             else "the slice with most marked of volumes from the least to the most marked"
         )
         caption = (
@@ -115,8 +117,8 @@ def pictures_of(scored: Sequence[Scored]) -> list[dict[str, str]]:
             "before small components are dropped."
         )
         pictures.append(picture(stage_picture(rows), f"stages_{cohort}", caption))
-        if any(of.match.lesions for of in own):
-            panels = {_label(of): of.shown for of in spread(ranked, BOXED_CASES)}
+        if lesions:
+            panels = {label(of): of.shown for of in spread(ranked, BOXED_CASES)}
             caption = f"Boxes around what was found and around the truth, {cohort}; Dice of the volume above each."
             pictures.append(picture(boxes_picture(panels), f"boxes_{cohort}", caption))
     return pictures
@@ -129,6 +131,14 @@ def spread(ranked: Sequence[Scored], count: int) -> list[Scored]:
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
 
 
-def _label(scored: Scored) -> str:
+def label(scored: Scored) -> str:
+    """The volume's name, over as many lines as its panel needs, and what was reached or marked."""
+    lines = [""]
+    for part in scored.row["case"].split("_"):
+        if part == scored.row["contrast"]:  # the cohort says it
+            continue
+        if lines[-1] and len(lines[-1]) + len(part) >= LABEL_CHARACTERS:
+            lines.append("")
+        lines[-1] = f"{lines[-1]}_{part}" if lines[-1] else part
     value = f"Dice {scored.row['dice']:.2f}" if scored.match.lesions else f"{scored.row['marked_ml']:.1f} ml marked"
-    return f"{scored.row['case']}\n{value}"
+    return "\n".join([*lines, value])

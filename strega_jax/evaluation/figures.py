@@ -89,8 +89,10 @@ def boxes_picture(panels: Mapping[str, ShownSlice], columns: int = 4) -> Figure:
     """Boxes around what is marked and around the truth, on the input (paper, figs. 6–7); one panel a slice."""
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
+    lines = 1 + max(name.count("\n") for name in panels)
     figure, axes = _panels(
-        list(panels.values()), rows, columns, width_in=1.25 * PANEL_IN, label_in=0.0, title_in=0.36 * rows + 0.3,
+        list(panels.values()), rows, columns, width_in=1.25 * PANEL_IN, label_in=0.0,
+        title_in=(0.1 + 0.13 * lines) * rows + 0.3,
         pad_in=0.05,
     )  # fmt: skip
     for axis in axes.flat[len(panels) :]:
