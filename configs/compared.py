@@ -22,26 +22,26 @@ from strega_jax.run_config import as_config, as_run
 SMALL = (16, 32, 64, 128)
 # Optimiser steps, and what is smaller than the method's own config.
 BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
-    "cce_vae": (200, {}),
-    "vae": (400, {}),
-    "ce_vae": (250, {"maps": (16, 32, 64, 256), "latent": 256}),
-    "skip_ae": (200, {"maps": SMALL, "bottleneck": 16, "samples": 10}),
-    "ss_ae": (400, {}),
-    "aae": (400, {}),
+    "cce_vae": (95, {}),
+    "vae": (150, {}),
+    "ce_vae": (95, {"maps": (16, 32, 64, 256), "latent": 256}),
+    "skip_ae": (65, {"maps": SMALL, "bottleneck": 16, "samples": 10}),
+    "ss_ae": (120, {}),
+    "aae": (150, {}),
     "vq_vae": (
-        600,
+        160,
         {
             "maps": (32, 64, 128),
             "code_width": 64,
-            "autoencoder_steps": 300,
+            "autoencoder_steps": 80,
             "width": 128,
             "heads": 4,
             "layers": 3,
             "samples": 5,
         },
     ),
-    "gm_vae": (400, {"restoration_steps": 100}),
-    "dae": (200, {"maps": SMALL}),
+    "gm_vae": (200, {"restoration_steps": 100}),
+    "dae": (65, {"maps": SMALL}),
     "intensity_threshold": (0, {}),
     "tissue_class": (1, {}),
     "tissue_atlas": (0, {}),
@@ -60,7 +60,7 @@ def get_config(name: str = "cce_vae") -> ConfigDict:
     default, own = _run_of("strega"), _run_of("strega" if name == "cce_vae" else name)
     steps, smaller = BUDGETS[name]
     model = {**own.model, **smaller}
-    preprocess = own.preprocess if on or name in ("intensity_threshold", "tissue_class") else default.preprocess
+    preprocess = own.preprocess if on or name == "intensity_threshold" else default.preprocess
     if name not in WITHOUT_RESIDUAL and not on:
         weights = default.model["channel_weights"]
         model["residual"] = {"sign": default.model["sign"], "channel_weights": weights}
