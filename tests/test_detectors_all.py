@@ -50,7 +50,8 @@ def test_the_comparison_gives_every_detector_the_defaults_input_and_postprocessi
     if name != "intensity_threshold":  # which looks at one channel
         assert run.preprocess == default.preprocess
     if name != "tissue_class":  # its fraction has a threshold of its own
-        assert run.postprocess == default.postprocess
+        refinement = {**run.postprocess.refinement, "ceiling": default.postprocess.ceiling}
+        assert refinement == default.postprocess.refinement
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -83,6 +84,7 @@ SMALL = {
     "vae": {"maps": (4, 8), "latent": 4},
     "ce_vae": {"maps": (4, 8), "latent": 4},
     "cce_vae": {"maps": (8, 16), "latent": 4},
+    "cce_vae_judge": {"healthy": {"maps": (8, 16), "latent": 4, "atlas_heights": 2}, "maps": (8, 8), "blocks": 1},
     "skip_ae": {"maps": (4, 8), "bottleneck": 4},
     "ss_ae": {"maps": (4, 8), "latent": 4, "levels": 2},
     "aae": {"maps": (4, 8), "latent": 4, "critic_units": (8,)},  # two optimisers
@@ -95,7 +97,7 @@ SMALL = {
     "tissue_class": {},
     "tissue_atlas": {"bins": 4},  # no parameters
 }  # fmt: skip
-SAMPLED = ("vae", "ce_vae", "cce_vae", "skip_ae", "vq_vae")
+SAMPLED = ("vae", "ce_vae", "cce_vae", "cce_vae_judge", "skip_ae", "vq_vae")
 STEPS = 48
 # What falls within a few steps; the rest of these losses belongs to an opponent or to another stage.
 FALLING = {"aae": "rec", "vq_vae": "nll"}
