@@ -1,4 +1,4 @@
-"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has what came of it.
+"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has the commands.
 
     python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
         --config.data.store=stores/ixi
