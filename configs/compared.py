@@ -1,4 +1,4 @@
-"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has what came of it.
+"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has the commands.
 
     python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
         --config.data.store=stores/ixi
@@ -16,32 +16,33 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from strega_jax.config import Optimiser, Run, Training
+from strega_jax.config import Optimiser, Postprocess, Run, Training
 from strega_jax.run_config import as_config, as_run
 
 SMALL = (16, 32, 64, 128)
 # Optimiser steps, and what is smaller than the method's own config.
 BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
-    "cce_vae": (200, {}),
-    "vae": (400, {}),
-    "ce_vae": (250, {"maps": (16, 32, 64, 256), "latent": 256}),
-    "skip_ae": (200, {"maps": SMALL, "bottleneck": 16, "samples": 10}),
-    "ss_ae": (400, {}),
-    "aae": (400, {}),
+    "cce_vae_judge": (60, {}),
+    "cce_vae": (95, {}),
+    "vae": (150, {}),
+    "ce_vae": (95, {"maps": (16, 32, 64, 256), "latent": 256}),
+    "skip_ae": (65, {"maps": SMALL, "bottleneck": 16, "samples": 10}),
+    "ss_ae": (120, {}),
+    "aae": (150, {}),
     "vq_vae": (
-        600,
+        160,
         {
             "maps": (32, 64, 128),
             "code_width": 64,
-            "autoencoder_steps": 300,
+            "autoencoder_steps": 80,
             "width": 128,
             "heads": 4,
             "layers": 3,
             "samples": 5,
         },
     ),
-    "gm_vae": (400, {"restoration_steps": 100}),
-    "dae": (200, {"maps": SMALL}),
+    "gm_vae": (200, {"restoration_steps": 100}),
+    "dae": (65, {"maps": SMALL}),
     "intensity_threshold": (0, {}),
     "tissue_class": (1, {}),
     "tissue_atlas": (0, {}),
@@ -50,20 +51,21 @@ BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
 VARIANCE = 0.05
 WITH_VARIANCE = ("vae", "ce_vae", "vq_vae", "gm_vae")
 # These have a residual of their own, or none.
-WITHOUT_RESIDUAL = ("cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
+WITHOUT_RESIDUAL = ("cce_vae_judge", "cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
 BATCH = 32
 
 
 def get_config(name: str = "cce_vae") -> ConfigDict:
     """The run of one detector; `NAME@intensity` for the input of its own config."""
     name, _, on = name.partition("@")
-    default, own = _run_of("strega"), _run_of("strega" if name == "cce_vae" else name)
+    default = _run_of("strega")
+    healthy = default.model["healthy"]
+    own = default if name in (default.detector, "cce_vae") else _run_of(name)
     steps, smaller = BUDGETS[name]
-    model = {**own.model, **smaller}
-    preprocess = own.preprocess if on or name in ("intensity_threshold", "tissue_class") else default.preprocess
+    model = {**(healthy if name == "cce_vae" else own.model), **smaller}
+    preprocess = own.preprocess if on or name == "intensity_threshold" else default.preprocess
     if name not in WITHOUT_RESIDUAL and not on:
-        weights = default.model["channel_weights"]
-        model["residual"] = {"sign": default.model["sign"], "channel_weights": weights}
+        model["residual"] = {"sign": healthy["sign"], "channel_weights": healthy["channel_weights"]}
     if name in WITH_VARIANCE and not on:
         model["variance"] = VARIANCE
     # A pass over the training slices serves those that only count.
@@ -76,9 +78,17 @@ def get_config(name: str = "cce_vae") -> ConfigDict:
             augment=default.augment if steps > 1 else own.augment,
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=min(20, steps), decay="cosine", clip_norm=1e4),
             training=dataclasses.replace(training, checkpoint_every=10_000),
-            postprocess=default.postprocess if name != "tissue_class" else own.postprocess,
+            postprocess=_postprocess(name, default, own),
         )
     )
+
+
+def _postprocess(name: str, default: Run, own: Run) -> Postprocess:
+    """The default's; residuals get the ceiling that its detector has within, a tissue class keeps its own threshold."""
+    if name == "tissue_class":
+        return own.postprocess
+    ceiling = default.model["ceiling"] if name == "cce_vae" or name not in WITHOUT_RESIDUAL else 0.0
+    return dataclasses.replace(default.postprocess, ceiling=ceiling)
 
 
 def _run_of(name: str) -> Run:

@@ -19,6 +19,8 @@ def test_fractions_give_the_classs_own():
         score, expected = check_contract(detector, variables, batch)
         np.testing.assert_array_equal(score, np.asarray(batch["images"])[..., index] * np.asarray(batch["brain"]))
         np.testing.assert_array_equal(expected, batch["images"])
+        with_excess = {**batch, "images": jnp.concatenate([batch["images"], 0.1 + batch["images"][..., :1]], axis=-1)}
+        np.testing.assert_array_equal(detector.score(variables, with_excess, KEY), score)
         loss, _ = detector.loss(variables, batch, KEY, jnp.int32(0))
         inside = np.asarray(batch["brain"]) > 0
         np.testing.assert_allclose(loss, np.asarray(batch["images"])[inside][:, index].mean(), rtol=1e-5)

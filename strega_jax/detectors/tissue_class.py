@@ -34,9 +34,10 @@ class TissueClass:
         return batch["images"]
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """The class's fraction; of a label map (label / 3, one channel), 1 where its label is the nearest, else 0."""
+        """The class's fraction, whatever channels follow; of a label map (label / 3, one channel), 1 where its label is
+        the nearest, else 0."""
         index, images = CLASSES.index(self.tissue), batch["images"]
-        if images.shape[-1] == 3:
+        if images.shape[-1] >= len(CLASSES):
             return jax.nn.relu(images[..., index]) * batch["brain"]
         nearest = jnp.round(images[..., 0] * 3) == index + 1
         return nearest.astype(jnp.float32) * batch["brain"]
