@@ -47,14 +47,14 @@ def padded_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], pad
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _conv_forward(x: Array, kernel: Array, pad: int) -> tuple[Array, tuple[Array, Array]]:
+def _conv_forward(x: Array, kernel: Array, pad: int) -> tuple[Any, tuple[Array, Array]]:
     return padded_conv(x, kernel, pad), (x, kernel)
 
 
 def _conv_backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     size = kernel.shape[0]
-    by_x = padded_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad)
+    by_x: Any = padded_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad)
     if size == 1:
         return by_x, jnp.einsum("bhwc,bhwd->cd", x, gradient)[None, None]
     by_kernel = jax.lax.platform_dependent(
@@ -149,7 +149,8 @@ class Halve(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 4 * x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return padded_conv(space_to_depth(x, 2), kernel.astype(self.dtype), 0) + bias[None, None, None, :]
+        y: Any = padded_conv(space_to_depth(x, 2), kernel.astype(self.dtype), 0)
+        return y + bias[None, None, None, :]
 
 
 class Double(nn.Module):

@@ -56,6 +56,10 @@ class TimedModel:
         self.seconds.append(time.perf_counter() - begin)
         return result
 
+    def fingerprint(self) -> str:
+        """The model's."""
+        return self.model.fingerprint()
+
 
 def compare_checkpoints(
     checkpoints: Sequence[str | os.PathLike[str]], cases: Sequence[Case], output: Path

@@ -1,5 +1,7 @@
 """Validation: the loss on held-out slices, and pictures of their reconstructions."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -53,7 +55,7 @@ class Validator:
     def _picture(self, step: int, raw: dict[str, np.ndarray], state: TrainState, log: MetricsLog) -> None:
         # A reconstruction can cost hundreds of times the loss: only what is shown is made.
         pick = np.linspace(0, len(raw["images"]) - 1, min(PICTURED_SLICES, len(raw["images"]))).astype(int)
-        shown = {name: part[pick] for name, part in raw.items()}
+        shown: Any = {name: part[pick] for name, part in raw.items()}
         reconstruction = np.asarray(self._reconstruct(state.best_variables, shown))
         back = reconstruction * np.array(self._normalisation.std) + np.array(self._normalisation.mean)
         rows = [
