@@ -2,7 +2,7 @@
 # Train on a TPU slice of a GKE cluster that has the JobSet controller, from an image of launch/Dockerfile.
 #
 #   IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/strega STORE=gs://BUCKET/store \
-#       launch/gke.sh --config=configs/paper_t1.py --workdir=/mnt/runs/t1
+#       launch/gke.sh --config=configs/paper_t1.py --workdir=gs://BUCKET/t1
 #
 # --dry_run as the first argument prints the JobSet and the command. Settings and their defaults:
 #   IMAGE, STORE      required

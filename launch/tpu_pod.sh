@@ -2,7 +2,7 @@
 # Train on a Cloud TPU slice: ask for it (queued resource), wait, copy the source to every worker, train on all.
 #
 #   ZONE=us-west4-a STORE=gs://BUCKET/store launch/tpu_pod.sh \
-#       --config=configs/paper_t1.py --workdir=/mnt/runs/t1
+#       --config=configs/paper_t1.py --workdir=gs://BUCKET/t1
 #
 # --dry_run as the first argument prints the commands. Run again to go on after a preemption; a slice that is there
 # is used. The committed source (HEAD) is what runs. Settings and their defaults:

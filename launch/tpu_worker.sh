@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One worker of a TPU pod: make an environment, fetch the slices, train. launch/tpu_pod.sh runs it on every worker.
 #
-#   launch/tpu_worker.sh [--dry_run] --config=configs/paper_t1.py --workdir=/mnt/runs/t1
+#   launch/tpu_worker.sh [--dry_run] --config=configs/paper_t1.py --workdir=gs://BUCKET/t1
 #
 # STORE=gs://… is copied to this worker first: slices are memory-mapped, so they must lie on a local disk.
 # Training is a systemd unit. It outlives the connection, and SIGTERM reaches it when the machine is taken away.
@@ -16,7 +16,7 @@ arguments=("$@" --distributed)
 # TPU images come with Python 3.10; uv brings a newer one.
 run python3 -m pip install --quiet --user uv
 run python3 -m uv venv --quiet --allow-existing --python 3.12 "$venv"
-run python3 -m uv pip install --quiet --python "$venv/bin/python" . "jax[tpu]" "etils[epath-gcs]" google-cloud-storage
+run python3 -m uv pip install --quiet --python "$venv/bin/python" ".[gcs]" "jax[tpu]"
 if [[ -n ${STORE:-} ]]; then
     run mkdir -p "$HOME/store"
     run gcloud storage rsync --recursive "$STORE" "$HOME/store"

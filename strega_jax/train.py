@@ -10,7 +10,8 @@ The config says everything; any field can be overridden (`--config.training.batc
 same workdir, training goes on from the last checkpoint; SIGTERM saves and ends it (exit code 143). After training, or
 with --evaluate alone, the cases of `data.lesions` and planted lesions are evaluated: WORKDIR/evaluation.
 
-On several hosts start the same line on each with --distributed; see launch/.
+On several hosts start the same line on each with --distributed; see launch/. The workdir may be gs://BUCKET/…: slices
+stay on a disk (`data.store`), and evaluation is a run of its own, into a folder.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from strega_jax.inference.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import Case, find_cases, subject_splits
 from strega_jax.scans.demo import make_demo_cohort
+from strega_jax.scans.files import in_bucket
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.store import SliceStore
@@ -44,7 +46,9 @@ DEMO = "demo"
 TERMINATED = 143
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME-OF-THE-CONFIG.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, or gs://BUCKET/… for it. Default: runs/NAME-OF-THE-CONFIG."
+)
 _EVALUATE = flags.DEFINE_bool("evaluate", False, "Do not train: evaluate the workdir's last checkpoint.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --evaluate: another workdir or checkpoint to evaluate.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of five training steps to WORKDIR/profile.")
@@ -56,11 +60,9 @@ def main() -> int:
     if _CONFIG.value is None:
         raise ConfigError("--config is missing, e.g. --config=configs/demo.py; --help tells more")
     run = as_run(_CONFIG.value)
-    if "://" in (_WORKDIR.value or ""):
-        raise ConfigError(
-            f"--workdir={_WORKDIR.value}: a folder is wanted; mount the bucket and give the mounted folder"
-        )
-    workdir = Path(_WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    workdir = _WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}"
+    if in_bucket(workdir):
+        _check_bucket(run, workdir)
     failures: list[str] = []
     if not _EVALUATE.value:
         failures += _prepare(run, workdir)
@@ -73,22 +75,42 @@ def main() -> int:
             return TERMINATED
         if jax.process_count() == 1:
             _describe(run, workdir)
-    cases = _lesion_cases(run, workdir)
-    if cases and jax.process_count() > 1:
-        log.info("evaluate with one process: the same line with --evaluate and without --distributed")
-    elif cases:
-        path = _CHECKPOINT.value or workdir
-        opened = open_model(path)
-        calibration = _calibration(run, workdir, opened)
-        failures += evaluate(opened.model, cases, run.postprocess, calibration, workdir / "evaluation")
-    elif _EVALUATE.value:
-        raise ConfigError("nothing to evaluate: set --config.data.lesions or --config.data.planted")
+    if not (run.data.lesions or run.data.planted or run.data.controls):
+        if _EVALUATE.value:
+            raise ConfigError("nothing to evaluate: set --config.data.lesions or --config.data.planted")
+    elif in_bucket(workdir):
+        log.info("evaluate into a folder: this line with --evaluate --checkpoint=%s --workdir=FOLDER", workdir)
+    elif jax.process_count() > 1:
+        log.info("evaluate with one process: this line with --evaluate and without --distributed")
+    else:
+        failures += _evaluate(run, workdir)
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0
 
 
-def _prepare(run: Run, workdir: Path) -> tuple[str, ...]:
+def _check_bucket(run: Run, workdir: str) -> None:
+    """Raise ConfigError where a folder is wanted."""
+    if _EVALUATE.value:
+        raise ConfigError(
+            f"--workdir={workdir}: evaluation writes into a folder; name one, and the run by --checkpoint={workdir}"
+        )
+    if not run.data.store or run.data.scans == DEMO:
+        raise ConfigError(
+            f"--workdir={workdir}: slices and the demo's scans must lie on a disk; name a folder for the slices "
+            "with --config.data.store, and no demo"
+        )
+
+
+def _evaluate(run: Run, workdir: str) -> tuple[str, ...]:
+    """Evaluate the lesion cases into WORKDIR/evaluation; one message for each that failed."""
+    cases = _lesion_cases(run, workdir)
+    opened = open_model(_CHECKPOINT.value or workdir)
+    calibration = _calibration(run, workdir, opened)
+    return tuple(evaluate(opened.model, cases, run.postprocess, calibration, Path(workdir) / "evaluation"))
+
+
+def _prepare(run: Run, workdir: str) -> tuple[str, ...]:
     """Make the slice store from `data.scans`; one message for each scan that failed."""
     if not run.data.scans:
         return ()
@@ -110,7 +132,7 @@ def _prepare(run: Run, workdir: Path) -> tuple[str, ...]:
     return outcome.failures
 
 
-def _describe(run: Run, workdir: Path) -> None:
+def _describe(run: Run, workdir: str) -> None:
     """Leave beside the checkpoints what prediction needs to know of healthy brains."""
     model, store = load_model(workdir), _open_store(run, workdir)
     if run.postprocess.needs_calibration:
@@ -118,20 +140,20 @@ def _describe(run: Run, workdir: Path) -> None:
     save_reference(workdir, make_reference(model, store))
 
 
-def _scans_folder(run: Run, workdir: Path) -> Path:
+def _scans_folder(run: Run, workdir: str) -> Path:
     if run.data.scans != DEMO:
         return Path(run.data.scans)
-    folder = workdir / "demo_cohort"
+    folder = Path(workdir) / "demo_cohort"
     if jax.process_index() == 0:
         make_demo_cohort(folder, run.data.demo_subjects, run.seed)
     return folder
 
 
-def _store_path(run: Run, workdir: Path) -> Path:
-    return Path(run.data.store) if run.data.store else workdir / "store"
+def _store_path(run: Run, workdir: str) -> Path:
+    return Path(run.data.store or Path(workdir) / "store")
 
 
-def _open_store(run: Run, workdir: Path) -> SliceStore:
+def _open_store(run: Run, workdir: str) -> SliceStore:
     store = SliceStore.open(_store_path(run, workdir))
     if store.settings != run.preprocess:
         raise ConfigError(
@@ -141,7 +163,7 @@ def _open_store(run: Run, workdir: Path) -> SliceStore:
     return store
 
 
-def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
+def _lesion_cases(run: Run, workdir: str) -> list[Case]:
     contrasts = run.data.contrasts or (run.preprocess.contrast,)
     cases = [case for folder in run.data.lesions for case in find_cases(folder, contrasts)]
     if run.data.planted or run.data.controls:
@@ -157,12 +179,12 @@ def _lesion_cases(run: Run, workdir: Path) -> list[Case]:
                 f"{run.data.scans}: {len(held_out)} held-out scans; data.planted or controls asks for {wanted}"
             )
         if run.data.planted:
-            cases += plant_in_cohort(held_out, workdir / "planted", run.data.planted, run.seed)
+            cases += plant_in_cohort(held_out, Path(workdir) / "planted", run.data.planted, run.seed)
         cases += [dataclasses.replace(case, healthy=True, cohort="controls") for case in held_out[: run.data.controls]]
     return cases
 
 
-def _calibration(run: Run, workdir: Path, opened: Opened) -> Calibration | None:
+def _calibration(run: Run, workdir: str, opened: Opened) -> Calibration | None:
     """The checkpoint's healthy scores; taken now if the settings need them and the store is at hand."""
     if not run.postprocess.needs_calibration:
         return None

@@ -130,7 +130,12 @@ def test_prepare_skips_what_is_done_and_prepares_what_changed(trained, tmp_path)
         ("train", (f"--config={CONFIG}", "--config.training.batchsize=3"), "batchsize"),
         ("train", (f"--config={CONFIG}", "--config.training.batch_size=0"), "training.batch_size"),
         ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=nowhere"), "nowhere"),
-        ("train", (f"--config={CONFIG}", "--workdir=gs://bucket/run"), "mount the bucket"),
+        (
+            "train",
+            (f"--config={CONFIG}", "--workdir=gs://bucket/run"),
+            "slices and the demo's scans must lie on a disk",
+        ),
+        ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=gs://bucket/run"), "evaluation writes into a folder"),
         ("predict", ("--checkpoint=nowhere", "--input=.", "--output=out"), "nowhere: no such checkpoint"),
         ("prepare", ("--input=nowhere", "--output=out"), "nowhere: no such file or folder"),
     ],

@@ -23,7 +23,8 @@ from strega_jax.evaluation.table import files_hash, write_csv
 from strega_jax.inference.detect import Scorer
 from strega_jax.inference.open import SHIPPED, open_model
 from strega_jax.scans.cohorts import Case
-from strega_jax.training.metrics import read_metrics
+from strega_jax.scans.files import PathLike, find_beside
+from strega_jax.training.metrics import FILE, read_metrics
 
 Cost = dict[str, Any]
 SHIPPED_NAME = "packaged"
@@ -187,15 +188,15 @@ def _cost(name: str, method: str, path: Path, model: TimedModel) -> Cost:
     return cost
 
 
-def training_minutes(checkpoint: Path, batch_size: int) -> float | None:
+def training_minutes(checkpoint: PathLike, batch_size: int) -> float | None:
     """Time between the logged steps, from the throughput in the workdir's metrics.jsonl; None without one."""
-    for folder in (checkpoint, *checkpoint.resolve().parents[:2]):
-        if (folder / "metrics.jsonl").exists():
-            lines = [line for line in read_metrics(folder) if line.get("images_per_second")]
-            steps = [0.0, *(line["step"] for line in lines)]
-            spans = zip(steps[:-1], steps[1:], lines, strict=True)
-            return sum((now - then) * batch_size / line["images_per_second"] for then, now, line in spans) / 60
-    return None
+    path = find_beside(checkpoint, FILE)
+    if path is None:
+        return None
+    lines = [line for line in read_metrics(path.parent) if line.get("images_per_second")]
+    steps = [0.0, *(line["step"] for line in lines)]
+    spans = zip(steps[:-1], steps[1:], lines, strict=True)
+    return sum((now - then) * batch_size / line["images_per_second"] for then, now, line in spans) / 60
 
 
 def _cost_table(costs: Sequence[Cost]) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -12,7 +11,7 @@ from strega_jax.config import Postprocess
 from strega_jax.errors import CheckpointError
 from strega_jax.inference.detect import Scorer
 from strega_jax.postprocess import healthy_thresholds, refine_scores
-from strega_jax.scans.files import write_json
+from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
 from strega_jax.slices.store import Entry, SliceStore
 
 log = logging.getLogger(__name__)
@@ -52,22 +51,23 @@ def calibrate(model: Scorer, store: SliceStore, settings: Postprocess) -> Calibr
     return Calibration(settings.refinement, len(entries), tuple(map(float, RATES)), tuple(map(float, thresholds)))
 
 
-def save_calibration(workdir: Path, calibration: Calibration) -> None:
+def save_calibration(workdir: PathLike, calibration: Calibration) -> None:
     """Put it beside the checkpoints, where `load_calibration` finds it."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / FILE, dataclasses.asdict(calibration))
+    folder = absolute(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, dataclasses.asdict(calibration))
 
 
-def load_calibration(checkpoint: str | Path) -> Calibration | None:
+def load_calibration(checkpoint: PathLike) -> Calibration | None:
     """The calibration of a workdir, of its checkpoints folder or of one of its steps, if there is one."""
-    for folder in (Path(checkpoint), *Path(checkpoint).resolve().parents[:2]):
-        if (folder / FILE).exists():
-            fields = json.loads((folder / FILE).read_text())
-            if "refinement" not in fields:
-                raise CheckpointError(f"{folder / FILE}: written by another version; delete it and calibrate again")
-            fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
-            return Calibration(**fields)
-    return None
+    path = find_beside(checkpoint, FILE)
+    if path is None:
+        return None
+    fields = json.loads(path.read_text())
+    if "refinement" not in fields:
+        raise CheckpointError(f"{path}: written by another version; delete it and calibrate again")
+    fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
+    return Calibration(**fields)
 
 
 def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:

@@ -5,18 +5,17 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
 from strega_jax.detectors.base import Batch, Detector, Restoring, Variables
 from strega_jax.errors import CheckpointError
+from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.loader import padded_batches
 from strega_jax.slices.store import Normalisation
 from strega_jax.training.checkpoints import About, find_step, read_about
@@ -85,13 +84,13 @@ def score_and_reconstruct(
     return score, (expected * std + mean) * batch["brain"][..., None]
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: PathLike) -> Model:
     """Load a workdir's newest checkpoint, or the one named.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not of the model it says it is.
     """
-    step = find_step(epath.Path(path).resolve() if "://" not in str(path) else path)
+    step = find_step(absolute(path))
     about = read_about(step)
     run = about.run
     detector = build(run.detector, run.model, run.compute_dtype)

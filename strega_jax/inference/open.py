@@ -63,5 +63,5 @@ def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
     from strega_jax.inference.model import load_model
     from strega_jax.inference.weights import FILE, load_weights
 
-    model = load_weights(Path(path)) if (Path(path) / FILE).exists() else load_model(os.fspath(path))
-    return Opened(model, load_calibration(Path(path)), load_reference(Path(path)))
+    model = load_weights(Path(path)) if (Path(path) / FILE).exists() else load_model(path)
+    return Opened(model, load_calibration(path), load_reference(path))

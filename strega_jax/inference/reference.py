@@ -3,14 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from strega_jax.errors import CheckpointError
-from strega_jax.scans.files import write_json
+from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
 
 if TYPE_CHECKING:
     from strega_jax.inference.model import Model
@@ -82,17 +81,17 @@ def make_reference(model: "Model", store: "SliceStore") -> Reference:
     return Reference(len(store.entries), len(errors), numbers)
 
 
-def save_reference(workdir: Path, reference: Reference) -> None:
+def save_reference(workdir: PathLike, reference: Reference) -> None:
     """Put it beside the checkpoints, where `load_reference` finds it."""
-    write_json(workdir / FILE, reference.to_dict())
+    write_json(absolute(workdir) / FILE, reference.to_dict())
 
 
-def load_reference(checkpoint: str | Path) -> Reference | None:
+def load_reference(checkpoint: PathLike) -> Reference | None:
     """The reference of a workdir, of its checkpoints folder or of one of its steps, if there is one."""
-    for folder in (Path(checkpoint), *Path(checkpoint).resolve().parents[:2]):
-        if (folder / FILE).is_file():
-            try:
-                return Reference.from_dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise CheckpointError(f"{folder / FILE}: damaged ({error}); train again or delete it") from error
-    return None
+    path = find_beside(checkpoint, FILE)
+    if path is None:
+        return None
+    try:
+        return Reference.from_dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); train again or delete it") from error

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, on a disk or in a bucket (gs://…)."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -8,9 +9,53 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from strega_jax.errors import ConfigError
+
+PathLike = str | os.PathLike[str]
+
+
+def in_bucket(path: PathLike) -> bool:
+    """Whether `path` is an address, such as gs://BUCKET/run, and no path on a disk."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: PathLike) -> epath.Path:
+    """A path on a disk made absolute, an address as it is.
+
+    Raises:
+        ConfigError: an address other than gs://, or what reads those is not installed.
+    """
+    if not in_bucket(path):
+        return epath.Path(path).resolve()
+    if not os.fspath(path).startswith("gs://"):
+        raise ConfigError(f"{os.fspath(path)}: of all addresses only gs://BUCKET/… can be read and written")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError(f'{os.fspath(path)}: reading gs:// needs gcsfs: python -m pip install "strega-jax[gcs]"')
+    from fsspec.config import conf
+
+    # What another process wrote, or Orbax past gcsfs, must be seen at once.
+    conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(path)
+
+
+def find_beside(checkpoint: PathLike, name: str) -> epath.Path | None:
+    """The file `name` of a workdir, given that, its checkpoints folder or one of its steps; None without one."""
+    place = absolute(checkpoint)
+    return next((f / name for f in (place, *list(place.parents)[:2]) if (f / name).exists()), None)
+
+
+def copy_files(folder: Path, target: epath.Path) -> None:
+    """Copy all files below `folder` to the same places below `target`."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        copy = target / path.relative_to(folder).as_posix()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: PathLike) -> Iterator[Path]:
     """Give a temporary path of the same name; what was written there becomes `path` when the block ends well."""
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
@@ -19,13 +64,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as indented JSON."""
+def write_json(path: PathLike, content: Any) -> None:
+    """Write `content` as indented JSON, to a disk or a bucket."""
+    text = json.dumps(content, indent=2) + "\n"
+    if in_bucket(path):
+        epath.Path(path).write_text(text)  # an object appears whole or not at all
+        return
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
-def write_tsv(path: str | os.PathLike[str], rows: list[dict[str, str]]) -> None:
+def write_tsv(path: PathLike, rows: list[dict[str, str]]) -> None:
     """Write rows, all with the same columns, as a tab-separated table with a header."""
     lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
     with replacing(path) as temporary:

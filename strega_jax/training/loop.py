@@ -7,16 +7,16 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from tqdm import tqdm
 
 from strega_jax.config import Run
 from strega_jax.detectors import build
 from strega_jax.errors import ConfigError, StregaError
-from strega_jax.scans.files import write_json
+from strega_jax.scans.files import PathLike, absolute, write_json
 from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore
 from strega_jax.training import mesh as meshes
@@ -27,6 +27,7 @@ from strega_jax.training.settle import settled
 from strega_jax.training.state import TrainState, init_state, make_optimizer
 from strega_jax.training.step import make_train_step
 from strega_jax.training.termination import Termination
+from strega_jax.training.tracing import Tracer
 from strega_jax.training.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,13 @@ class DivergedError(StregaError):
     """The loss is no longer a finite number."""
 
 
-def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) -> int:
+def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = False) -> int:
     """Train a detector, going on from the workdir's last checkpoint if there is one.
 
     Args:
         run: the config; a workdir belongs to one config for life.
         store: the slices.
-        workdir: gets checkpoints/, metrics.jsonl, tensorboard/ and config.json.
+        workdir: gets checkpoints/, metrics.jsonl, tensorboard/ and config.json; a folder or gs://BUCKET/….
         profile: write a trace of five steps to workdir/profile.
 
     Returns:
@@ -52,6 +53,7 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
         ConfigError: a workdir of another config, or a batch that does not divide among the devices.
         DivergedError: NaN or infinite loss.
     """
+    workdir = absolute(workdir)
     source = store.source("train")
     total = total_steps(run, len(source))
     mesh = meshes.data_mesh()
@@ -72,7 +74,7 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
     )
     scans = sum(entry.split == "train" for entry in store.entries)
     about = About(run, store.settings, store.normalisation, shape, total, scans, len(source))
-    with Checkpoints((workdir / "checkpoints").absolute(), run.training.keep_checkpoints) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", run.training.keep_checkpoints) as checkpoints:
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, batches)
             log.info("going on from step %d of %d", int(state.step), total)
@@ -83,13 +85,12 @@ def train(run: Run, store: SliceStore, workdir: Path, *, profile: bool = False) 
         settle = functools.partial(settled, detector, store, mesh)
         leader = jax.process_index() == 0
         log_context = MetricsLog(workdir, int(state.step)) if leader else contextlib.nullcontext()
-        with log_context as metrics_log, Termination() as termination:
-            try:
-                return Loop(
-                    run, step_function, validator, settle, mesh, about, checkpoints, metrics_log, termination
-                ).run(state, batches, workdir / "profile" if profile else None)
-            finally:
-                batches.close()
+        tracer = Tracer(workdir / "profile" if profile and leader else None)
+        with log_context as metrics_log, Termination() as termination, tracer, contextlib.closing(batches):
+            loop = Loop(
+                run, step_function, validator, settle, mesh, about, checkpoints, metrics_log, termination, tracer
+            )
+            return loop.run(state, batches)
 
 
 def total_steps(run: Run, slices: int) -> int:
@@ -118,8 +119,9 @@ class Loop:
     checkpoints: Checkpoints
     metrics_log: MetricsLog | None  # of the first process
     termination: Termination
+    tracer: Tracer
 
-    def run(self, state: TrainState, batches: Any, profile: Path | None) -> int:
+    def run(self, state: TrainState, batches: Any) -> int:
         """Train from `state` on; the last step done."""
         settings, total, start = self.run_config.training, self.about.total_steps, int(state.step)
         pending: tuple[int, Any] | None = None
@@ -129,21 +131,26 @@ class Loop:
             for step in range(start + 1, total + 1):
                 with meter.waiting():
                     batch = meshes.shard_batch(self.mesh, next(batches))
-                _trace(profile, step - start)
+                self.tracer.before(step - start)
                 state, metrics = self.step_function(state, batch)
                 # The numbers of the step before are fetched while this one runs.
                 self.report(pending, meter, bar, settings.log_every, total)
                 pending = (step, metrics)
                 bar.update()
                 last = step == total or self._asked_to_stop(step)
-                if last or step % settings.checkpoint_every == 0:
+                save = last or step % settings.checkpoint_every == 0
+                validate = step == total or step % settings.validate_every == 0
+                if save or validate:
                     self.report(pending, meter, bar, settings.log_every, total)  # never save a diverged state
                     pending = None
                     state = self.settle(state) if step == total else state
-                    self.checkpoints.save(step, state, batches, self.about)
-                if last or step % settings.validate_every == 0:
+                if validate:
                     self.validator(step, state, self.metrics_log)
                     meter.restart()
+                if save:
+                    if self.metrics_log is not None:
+                        self.metrics_log.flush(step)  # what a checkpoint has behind it must not be lost
+                    self.checkpoints.save(step, state, batches, self.about)
                 if last:
                     self.checkpoints.wait()
                     return step
@@ -172,7 +179,7 @@ class Loop:
                 self.metrics_log.write(step, numbers)
 
 
-def _claim_workdir(workdir: Path, run: Run, store: SliceStore) -> None:
+def _claim_workdir(workdir: epath.Path, run: Run, store: SliceStore) -> None:
     """Write config.json, or make sure that the one there is this run's."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
@@ -193,14 +200,3 @@ def _claim_workdir(workdir: Path, run: Run, store: SliceStore) -> None:
             )
     elif jax.process_index() == 0:
         write_json(path, mine)
-
-
-def _trace(folder: Path | None, done: int) -> None:
-    """Trace steps 10 to 14: after compilation, before anything is saved."""
-    if folder is None:
-        return
-    if done == 10:
-        jax.profiler.start_trace(str(folder))
-    elif done == 15:
-        jax.profiler.stop_trace()
-        log.info("profile written to %s; open it with TensorBoard or Perfetto", folder)
