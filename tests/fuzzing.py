@@ -23,7 +23,7 @@ class Tally:
 
     def run(self, number: int, case: Callable[[], str]) -> None:
         """Run one case. What it raises, more than 2 GB or more than a minute is a finding."""
-        measured = reset_peak()
+        before = reset_peak()
         start = time.monotonic()
         try:
             outcome = case()
@@ -33,7 +33,7 @@ class Tally:
         self.outcomes[outcome] += 1
         if (spent := time.monotonic() - start) > TIME_LIMIT_S:
             self.findings.setdefault("slow", f"case {number} took {spent:.0f} s")
-        peak = peak_bytes() if measured else 0
+        peak = memory_bytes("VmHWM") - before if before else 0
         self.peak_bytes = max(self.peak_bytes, peak)
         if peak > MEMORY_LIMIT:
             self.findings.setdefault("memory", f"case {number} took {peak / 2**30:.1f} GiB")
@@ -49,19 +49,19 @@ class Tally:
         return int(bool(self.findings))
 
 
-def reset_peak() -> bool:
-    """Begin to measure the peak of this process's memory anew; False where the system does not offer it."""
+def reset_peak() -> int:
+    """Begin to measure the peak of this process's memory anew; what it holds now, 0 where the system does not tell."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return False
-    return True
+        return 0
+    return memory_bytes("VmRSS")
 
 
-def peak_bytes() -> int:
-    """The most memory that this process held since `reset_peak`."""
+def memory_bytes(field: str) -> int:
+    """Resident memory of this process: `VmRSS` now, `VmHWM` at most since `reset_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return 0
 

@@ -61,7 +61,7 @@ def test_the_score_is_the_capped_residual_times_the_probability():
         probability = np.asarray(detector.probability(variables, batch))
         assert 0 <= probability.min() <= probability.max() <= 1
         assert not probability[np.asarray(batch["brain"]) == 0].any()
-        wanted = (np.minimum(residual, ceiling) if ceiling else residual) * probability
+        wanted = (np.minimum(residual / ceiling, 1) if ceiling else residual) * probability
         np.testing.assert_allclose(detector.score(variables, batch, key), wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -57,7 +57,7 @@ def test_scores_keep_the_contract(trained, anomaly):
     check_contract(detector, trained[0], discs())
 
 
-def finite_difference(function, images, places, step=2e-2):
+def finite_difference(function, images, places, step=2e-3):
     """Central differences of `function` (images → one number an image) at the pixels of `places`."""
     slopes = []
     for row, column in places:

@@ -46,7 +46,7 @@ class CceVaeJudge:
     """
 
     healthy: CceVae = dataclasses.field(default_factory=lambda: CceVae(atlas_heights=39))  # residual and healthy mean
-    ceiling: float = 1.5  # residuals above count as this; 0: none
+    ceiling: float = 1.5  # residuals are counted in units of this, and those above as 1; 0: as they are
     maps: tuple[int, ...] = (64, 128, 128)  # of the judge's levels
     blocks: int = 2  # residual blocks a level, on the way down and on the way up
     planting: Planting = dataclasses.field(default_factory=Planting)
@@ -107,10 +107,10 @@ class CceVaeJudge:
         return self._healthy.reconstruct(_part(variables, "healthy"), batch)
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """The VAE's score, up to `ceiling`, times the judge's probability; ≥ 0, 0 outside the brain."""
+        """The VAE's score, as `ceiling` says, times the judge's probability; ≥ 0, 0 outside the brain."""
         residual = self._healthy.score(_part(variables, "healthy"), batch, key)
         if self.ceiling:
-            residual = jnp.minimum(residual, self.ceiling)
+            residual = jnp.minimum(residual / self.ceiling, 1.0)
         return residual * self.probability(variables, batch)
 
     def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 NORM_MOMENTUM = 0.9  # share of the running averages that a step keeps
 NORM_EPSILON = 1e-5
+# Of a transposed convolution, as flax draws it: a quarter of the variance that an output pixel's inputs would allow.
+SMALL_NORMAL = nn.initializers.variance_scaling(0.25, "fan_in", "truncated_normal")
 BOTTLENECK = 4  # the 3×3 of a bottleneck block works on 1/BOTTLENECK of the maps (He et al. 2016)
 
 
@@ -136,7 +138,7 @@ class Conv(nn.Module):
 
 
 class Halve(nn.Module):
-    """4×4 convolution with stride 2 and one zero around, as a 2×2 convolution of 2×2 patches; He-normal, a bias.
+    """4×4 convolution with stride 2 and one zero around, as a 2×2 convolution of 2×2 patches; LeCun-normal, a bias.
 
     `h` and `w` must be even. The same numbers as a strided convolution, whose gradients XLA on CPU is slow at.
     """
@@ -146,7 +148,7 @@ class Halve(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 4 * x.shape[-1], self.features))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2, 2, 4 * x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         y: Any = padded_conv(space_to_depth(x, 2), kernel.astype(self.dtype), 0)
@@ -154,14 +156,14 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """The transpose of `Halve`: a transposed 4×4 convolution with stride 2 to twice the size; He-normal, a bias."""
+    """The transpose of `Halve`: a transposed 4×4 convolution with stride 2 to twice the size; a bias."""
 
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, x.shape[-1], 4 * self.features))
+        kernel = self.param("kernel", SMALL_NORMAL, (2, 2, x.shape[-1], 4 * self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = depth_to_space(padded_conv(x.astype(self.dtype), kernel.astype(self.dtype), 1), 2)
         return x[:, 1:-1, 1:-1] + bias[None, None, None, :]
