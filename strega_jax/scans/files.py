@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from etils import epath
+from typing import TYPE_CHECKING, Any
 
 from strega_jax.errors import ConfigError
+
+if TYPE_CHECKING:  # an exported model runs where etils is not installed
+    from etils import epath
 
 PathLike = str | os.PathLike[str]
 
@@ -21,12 +22,14 @@ def in_bucket(path: PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def absolute(path: PathLike) -> epath.Path:
+def absolute(path: PathLike) -> "epath.Path":
     """A path on a disk made absolute, an address as it is.
 
     Raises:
         ConfigError: an address other than gs://, or what reads those is not installed.
     """
+    from etils import epath
+
     if not in_bucket(path):
         return epath.Path(path).resolve()
     if not os.fspath(path).startswith("gs://"):
@@ -40,13 +43,13 @@ def absolute(path: PathLike) -> epath.Path:
     return epath.Path(path)
 
 
-def find_beside(checkpoint: PathLike, name: str) -> epath.Path | None:
+def find_beside(checkpoint: PathLike, name: str) -> "epath.Path | None":
     """The file `name` of a workdir, given that, its checkpoints folder or one of its steps; None without one."""
     place = absolute(checkpoint)
     return next((f / name for f in (place, *list(place.parents)[:2]) if (f / name).exists()), None)
 
 
-def copy_files(folder: Path, target: epath.Path) -> None:
+def copy_files(folder: Path, target: "epath.Path") -> None:
     """Copy all files below `folder` to the same places below `target`."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         copy = target / path.relative_to(folder).as_posix()
@@ -68,7 +71,7 @@ def write_json(path: PathLike, content: Any) -> None:
     """Write `content` as indented JSON, to a disk or a bucket."""
     text = json.dumps(content, indent=2) + "\n"
     if in_bucket(path):
-        epath.Path(path).write_text(text)  # an object appears whole or not at all
+        absolute(path).write_text(text)  # an object appears whole or not at all
         return
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
