@@ -27,6 +27,9 @@ from strega_jax.tissue.sheet import write_sheet
 
 log = logging.getLogger(__name__)
 
+# Contrasts whose classes are not CSF, grey and white matter in one order of brightness or the other.
+BRIGHTNESS_CLASSES = ("PD", "FLAIR")
+
 _INPUT = flags.DEFINE_string("input", None, "A scan, or a folder of scans.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if need be.", required=True)
 _CONTRAST = flags.DEFINE_enum(
@@ -71,6 +74,10 @@ def main() -> int:
 def _one(case: Case, output: Path) -> None:
     scan = read_scan(case.image)
     contrast = _CONTRAST.value or case.contrast or "T1w"
+    if _BIDS.value and contrast in BRIGHTNESS_CLASSES:
+        raise ScanError(
+            f"{case.image}: BIDS names tissues, and the classes of {contrast} are of brightness; leave --bids out"
+        )
     try:
         tissue = segment(
             scan.data,

@@ -74,6 +74,14 @@ def test_bids_derivatives(study, tmp_path):
     np.testing.assert_allclose(np.sum(fractions, axis=0), dseg > 0, atol=1e-5)
 
 
+def test_bids_does_not_name_tissues_where_classes_are_brightness(study, tmp_path):
+    scan = study / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    done = _run(f"--input={scan}", f"--output={tmp_path}", "--bids", "--contrast=FLAIR")
+    assert done.returncode == 1
+    assert "the classes of FLAIR are of brightness; leave --bids out" in done.stdout
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
 def test_shares_and_masks(study, tmp_path):
     mask = nib.load(study / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     inner = (np.asarray(mask.dataobj) > 0)[2:-2, 2:-2, 2:-2].astype(np.uint8)
