@@ -12,8 +12,11 @@ port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.
 export JAX_PLATFORMS=cpu JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES=2
 
 processes=()
-trap 'kill -TERM "${processes[@]}" 2>/dev/null || true; wait; exit 143' TERM INT
-trap 'kill -KILL "${processes[@]}" 2>/dev/null || true; wait' EXIT
+# The shell's own list of jobs: a signal may come between a start and the line that notes it.
+# shellcheck disable=SC2046
+trap 'kill -TERM $(jobs -p) 2>/dev/null || true; wait; exit 143' TERM INT
+# shellcheck disable=SC2046
+trap 'kill -KILL $(jobs -p) 2>/dev/null || true; wait' EXIT
 for index in 0 1; do
     JAX_PROCESS_ID=$index "$python" -m strega_jax.train "$@" --distributed --cpu_devices=1 &
     processes+=("$!")
