@@ -76,6 +76,13 @@ def test_t2_contrast_numbers_the_brightest_class_first(phantom):
     assert (np.diff(tissue.means) < 0).all()
 
 
+@pytest.mark.parametrize("contrast", ["PD", "FLAIR", "T1ce"])
+def test_other_contrasts_keep_the_order_of_brightness(phantom, segmented, contrast):
+    tissue = segment(phantom[0], SPACING, contrast=contrast)
+    np.testing.assert_array_equal(tissue.seg, segmented["fsl"].seg)
+    assert (np.diff(tissue.means) > 0).all()
+
+
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_other_numbers_of_classes(phantom, n_classes):
     tissue = segment(phantom[0], SPACING, n_classes=n_classes)
