@@ -63,9 +63,13 @@ class Browser:
     def open(self, page: Path, ready: str = "document.readyState === 'complete'") -> None:
         """Open a page and wait until `ready`, a JavaScript expression, holds."""
         self._send("Page.navigate", url=page.as_uri())
+        self.wait(f"location.href.startsWith('file:') && {ready}")
+
+    def wait(self, ready: str) -> None:
+        """Wait until `ready`, a JavaScript expression, holds: a click returns before the page that it leads to is there."""
         deadline = time.monotonic() + WAIT_S
-        while not self.evaluate(f"location.href.startsWith('file:') && {ready}"):
-            assert time.monotonic() < deadline, f"{page}: not ready after {WAIT_S:.0f} s; {self.problems}"
+        while not self.evaluate(ready):
+            assert time.monotonic() < deadline, f"not after {WAIT_S:.0f} s: {ready}; {self.problems}"
             time.sleep(0.05)
 
     def evaluate(self, script: str) -> Any:

@@ -171,7 +171,7 @@ def test_the_group_page_sorts(browser, detection, tmp_path):
     browser.click("th.sorts:nth-of-type(3)")
     assert browser.evaluate(names) == ["none", "some"]
     browser.click("tbody a")
-    assert browser.evaluate("location.pathname").endswith("/none.html")
+    browser.wait("location.pathname.endsWith('/none.html') && document.readyState === 'complete'")
     assert browser.problems == []
 
 
