@@ -34,7 +34,7 @@ from strega_jax.scans.lesions import plant_lesion
 SHAPE = (240, 240, 155)
 # What is timed: name in the table → where the function is looked up by its caller.
 STAGES = {
-    "read": "strega_jax.inference.jobs.read_scan",
+    "read": "strega_jax.inference.jobs.read_image",
     "tissue segmentation": "strega_jax.slices.preprocess.segment",
     "alignment to MNI152": "strega_jax.slices.preprocess.align_to_template",
     "preprocessing, with these two": "strega_jax.inference.batch.preprocess",
