@@ -19,7 +19,7 @@ class Tally:
 
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     findings: dict[str, str] = dataclasses.field(default_factory=dict)
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # what the hungriest case took beyond what the process held before it
 
     def run(self, number: int, case: Callable[[], str]) -> None:
         """Run one case. What it raises, more than 2 GB or more than a minute is a finding."""
@@ -45,7 +45,7 @@ class Tally:
         for text in self.findings.values():
             print(text)
         total = self.outcomes.total()
-        print(f"{total} cases, peak memory {self.peak_bytes / 2**20:.0f} MiB, {len(self.findings)} findings")
+        print(f"{total} cases, most memory of a case {self.peak_bytes / 2**20:.0f} MiB, {len(self.findings)} findings")
         return int(bool(self.findings))
 
 
