@@ -66,7 +66,7 @@ class Browser:
         self.wait(f"location.href.startsWith('file:') && {ready}")
 
     def wait(self, ready: str) -> None:
-        """Wait until `ready`, a JavaScript expression, holds: a click returns before the page that it leads to is there."""
+        """Wait until `ready`, a JavaScript expression, holds; a click returns before the page it leads to is there."""
         deadline = time.monotonic() + WAIT_S
         while not self.evaluate(ready):
             assert time.monotonic() < deadline, f"not after {WAIT_S:.0f} s: {ready}; {self.problems}"
