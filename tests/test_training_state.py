@@ -31,13 +31,13 @@ DETECTOR = build("cce_vae", small_run().model)
 def moves(settings: Optimiser, gradients: list[np.ndarray], total: int) -> np.ndarray:
     """What the optimiser adds to a parameter of three numbers, step by step."""
     optimizer = make_optimizer(settings, DETECTOR, total)
-    params = {"w": jnp.zeros(3)}
+    params = jnp.zeros(3)
     state, seen = optimizer.init(params), []
     for gradient in gradients:
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
-        seen.append(np.asarray(updates["w"]))
-    return np.stack(seen)
+            updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
+        seen.append(updates)
+    return np.asarray(seen)
 
 
 def adam(gradients: list[np.ndarray], rates: list[float]) -> np.ndarray:
@@ -47,7 +47,7 @@ def adam(gradients: list[np.ndarray], rates: list[float]) -> np.ndarray:
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         seen.append(-rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8))
-    return np.stack(seen)
+    return np.asarray(seen)
 
 
 GRADIENTS = list(np.random.default_rng(0).normal(size=(12, 3)) * np.geomspace(1e-3, 1e3, 12)[:, None])
