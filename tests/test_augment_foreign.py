@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from detector_checks import discs
+from scipy import ndimage
 
 from strega_jax.augment.foreign import HIGHEST, LOWEST, TRACE, Planting, plant, vary
 from strega_jax.detectors.cce_vae_judge import tissue_scale
@@ -33,6 +34,21 @@ def test_an_anomaly_is_visible_where_it_is_told_and_stays_in_the_brain(slices):
     assert change[~foreign & brain].mean() < 0.05
     assert images[brain].min() >= min(LOWEST, tissue[brain].min())
     assert images.max() <= HIGHEST
+
+
+def test_what_is_told_foreign_can_be_seen_and_is_as_large_as_its_outline(slices):
+    images, foreign = planted(slices, 3, probability=1.0, radius=(0.05, 0.2))
+    changes = np.abs(images - np.asarray(slices[0]))
+    about = np.stack([ndimage.gaussian_filter(change, 1.5, mode="constant", truncate=4 / 1.5) for change in changes])
+    assert about[foreign].min() > TRACE - 0.01
+    # In a brain that fills a large slice the outline keeps an ellipse's area, however it is disturbed.
+    wide = jnp.full((32, 96, 96), 2.0), jnp.ones((32, 96, 96), bool)
+    _, foreign = planted(wide, probability=1.0, radius=(0.1, 0.1))
+    border = np.ones((96, 96), bool)
+    border[2:-2, 2:-2] = False
+    areas = [label.sum() for label in foreign if label.any() and not (label & border).any()]
+    assert len(areas) > 8
+    assert 0.7 < np.median(areas) / (np.pi * 9.6**2) < 1.15
 
 
 def test_without_luck_nothing_is_planted(slices):
