@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.scan import read_scan
-from strega_jax.tissue import TissueMap, read_external, segment
-from strega_jax.tissue.files import file_raster, write_fast
+from strega_jax.tissue import TissueMap, segment
+from strega_jax.tissue.files import file_raster, read_external, write_fast
 
 SPACING = (2.0, 2.0, 2.0)
 LABELS = ("seg", "pveseg", "mixeltype")

@@ -12,7 +12,8 @@ from strega_jax.errors import ScanError
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
-from strega_jax.tissue import TissueMap, read_external, segment
+from strega_jax.tissue import TissueMap, segment
+from strega_jax.tissue.files import read_external
 
 # Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
 BRAIN_FLOOR = 1e-3

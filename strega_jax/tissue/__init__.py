@@ -1,6 +1,5 @@
 """Tissue segmentation: what FSL FAST computes, in JAX."""
 
-from strega_jax.tissue.files import read_external
 from strega_jax.tissue.segmentation import TissueMap, segment
 
-__all__ = ["TissueMap", "read_external", "segment"]
+__all__ = ["TissueMap", "segment"]
