@@ -73,8 +73,7 @@ def main() -> int:
         if done < total_steps(run, len(store.source("train"))):
             print(f"{workdir}: stopped by SIGTERM after step {done}, all saved; the same line goes on from there")
             return TERMINATED
-        if jax.process_count() == 1:
-            _describe(run, workdir)
+        _describe(run, workdir)
     if not (run.data.lesions or run.data.planted or run.data.controls):
         if _EVALUATE.value:
             raise ConfigError("nothing to evaluate: set --config.data.lesions or --config.data.planted")
@@ -133,11 +132,17 @@ def _prepare(run: Run, workdir: str) -> tuple[str, ...]:
 
 
 def _describe(run: Run, workdir: str) -> None:
-    """Leave beside the checkpoints what prediction needs to know of healthy brains."""
+    """Leave beside the checkpoints what prediction needs to know of healthy brains.
+
+    Every process finds it out, so that none has to wait for another; the first writes.
+    """
     model, store = load_model(workdir), _open_store(run, workdir)
-    if run.postprocess.needs_calibration:
-        save_calibration(workdir, calibrate(model, store, run.postprocess))
-    save_reference(workdir, make_reference(model, store))
+    calibration = calibrate(model, store, run.postprocess) if run.postprocess.needs_calibration else None
+    reference = make_reference(model, store)
+    if jax.process_index() == 0:
+        if calibration is not None:
+            save_calibration(workdir, calibration)
+        save_reference(workdir, reference)
 
 
 def _scans_folder(run: Run, workdir: str) -> Path:

@@ -21,6 +21,8 @@ from jax._src.clusters import cloud_tpu_cluster
 
 from conftest import small_run
 from strega_jax import command
+from strega_jax.inference.calibration import load_calibration
+from strega_jax.inference.reference import load_reference
 from strega_jax.run_config import as_config, as_run
 from strega_jax.training.loop import train
 from strega_jax.training.metrics import read_metrics
@@ -63,7 +65,11 @@ def commands(text: str) -> list[list[str]]:
 def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(disc_store, tmp_path):
     """Both sum over two devices, in another order: tolerance 2e-5 of the loss, as for one device and two."""
     # As small as can be, for every process compiles; with the detector's defaults spelt out, as in a config file.
-    smallest = small_run(model={"maps": (8,)}, training={"steps": 4, "validate_every": 2, "checkpoint_every": 2})
+    smallest = small_run(
+        model={"maps": (8,)},
+        training={"steps": 4, "validate_every": 2, "checkpoint_every": 2},
+        postprocess={"threshold": "healthy"},
+    )
     run = as_run(as_config(smallest))
     config = tmp_path / "config.py"
     config.write_text(
@@ -83,6 +89,10 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(disc_s
     lines = read_metrics(two)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4]
+    calibration = load_calibration(two)
+    assert calibration is not None
+    assert calibration.refinement == run.postprocess.refinement
+    assert load_reference(two) is not None
     one = losses(tmp_path / "one")
     np.testing.assert_allclose([losses(two)[s] for s in one], list(one.values()), rtol=2e-5)
 

@@ -103,8 +103,15 @@ def load_model(path: PathLike) -> Model:
         wanted["average"] = like.average
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    # This process reads for itself, whatever the others of its job do.
+    own = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"model{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
             found = reader.restore(
                 step / "state",
                 args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
