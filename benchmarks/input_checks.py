@@ -115,7 +115,7 @@ SPOILINGS = {
     "one slice at 40 % signal": Spoiling("slices", lambda data, rng: middle(data, darkened)),
     "one slice twice": Spoiling("slices", lambda data, rng: middle(data, repeated)),
     "upper quarter cut off": Spoiling("field of view", cut),
-    "noise of 25 %": Spoiling("reconstruction", noisy),
+    "noise of 25 %": Spoiling("noise", noisy),
     "one hemisphere missing": Spoiling("tissue", one_sided),
 }
 

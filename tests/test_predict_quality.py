@@ -12,7 +12,7 @@ from strega_jax.inference.ghosting import strongest_ghost
 from strega_jax.inference.jobs import nifti_jobs
 from strega_jax.inference.open import open_model
 from strega_jax.inference.pose import fit_pose
-from strega_jax.inference.quality import Flag, reference_flags, scan_flags
+from strega_jax.inference.quality import Flag, noise_share, reference_flags, scan_flags
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import read_scan
 from strega_jax.slices.preprocess import preprocess
@@ -69,6 +69,23 @@ def test_a_ghost_is_found_along_its_axis_at_its_distance(prepared, axis, every):
     assert abs(ghost.shift_mm / period - round(ghost.shift_mm / period)) * period <= 2 * scan.spacing_mm[axis]
     assert ghost.strength > 2 * strongest_ghost(scan.data, slices.brain, scan.spacing_mm).strength
     assert checks(dataclasses.replace(scan, data=data), slices) == {"ghosting"}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_noise_is_measured_and_much_of_it_doubted(prepared, share):
+    scan, slices = prepared
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, share * scan.data[slices.brain].mean(), scan.data.shape).astype(np.float32)
+    noisy = np.where(slices.brain, scan.data + noise, 0)
+    before = noise_share(scan.data, slices.brain, scan.spacing_mm)
+    measured = noise_share(noisy, slices.brain, scan.spacing_mm)
+    assert measured == pytest.approx(np.hypot(share, before), rel=0.1)
+    # Across thick slices anatomy would count as noise: there nothing is measured.
+    thick, spacing = noisy[:, :, ::2], (*scan.spacing_mm[:2], 2 * scan.spacing_mm[2])
+    assert noise_share(thick, thick > 0, spacing) == pytest.approx(measured, rel=0.1)
+    wanted = {"noise"} if share == 0.2 else set()
+    assert checks(dataclasses.replace(scan, data=noisy), slices) & {"noise"} == wanted
+    assert noise_share(noisy, np.zeros_like(slices.brain), scan.spacing_mm) == 0
 
 
 def test_contrasts_without_tissue_classes_are_doubted(prepared):
