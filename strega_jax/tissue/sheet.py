@@ -40,7 +40,9 @@ def write_sheet(path: Path, tissue: TissueMap, scan: Scan) -> None:
                 ax.axis("off")
             _overlay(labelled, np.take(tissue.pveseg, index, axis).T, aspect[1] / aspect[0])
             if column == 0:
-                plain.set_title(name, loc="left", fontsize=9)
+                plain.text(
+                    -0.03, 0.5, name, rotation=90, ha="right", va="center", transform=plain.transAxes, fontsize=10
+                )
     for ax in axes[-1]:
         ax.remove()
     _histogram(figure.add_axes((0.12, 0.05, 0.5, 0.1)), tissue)
@@ -57,18 +59,22 @@ def _overlay(ax: Axes, labels: UInt8[np.ndarray, "h w"], aspect: float) -> None:
 
 def _histogram(ax: Axes, tissue: TissueMap) -> None:
     brain = tissue.seg > 0
-    top = float(np.percentile(tissue.restored[brain], 99.8))
+    top, names = float(np.percentile(tissue.restored[brain], 99.8)), _names(tissue)
     for c in range(tissue.means.size):
         values = tissue.restored[tissue.seg == c + 1]
-        ax.hist(values, bins=120, range=(0, top), histtype="step", label=f"class {c + 1}")
+        ax.hist(values, bins=120, range=(0, top), label=names[c], color=COLOURS[c + 1][:3], alpha=0.6)
     ax.set_xlabel("restored intensity", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7)
 
 
 def _volumes(tissue: TissueMap, scan: Scan) -> str:
-    names = ("CSF", "GM", "WM") if tissue.means.size == 3 else tuple(f"{c + 1}" for c in range(tissue.means.size))
     ml = tissue.pve.sum((0, 1, 2), dtype=np.float64) * scan.voxel_ml
-    lines = [f"{name:>5} {v:8.1f} ml {100 * v / ml.sum():5.1f} %" for name, v in zip(names, ml, strict=True)]
+    lines = [f"{name:>8} {v:8.1f} ml {100 * v / ml.sum():5.1f} %" for name, v in zip(_names(tissue), ml, strict=True)]
     low, high = np.percentile(tissue.bias[tissue.seg > 0], [1, 99])
-    return "\n".join([*lines, f"  sum {ml.sum():8.1f} ml", f"bias {low:.2f} to {high:.2f}"])
+    return "\n".join([*lines, f"     sum {ml.sum():8.1f} ml", f"bias {low:.2f} to {high:.2f}"])
+
+
+def _names(tissue: TissueMap) -> tuple[str, ...]:
+    count = tissue.means.size
+    return ("CSF", "GM", "WM") if count == 3 else tuple(f"class {c + 1}" for c in range(count))
