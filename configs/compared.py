@@ -5,8 +5,8 @@
 
 NAME is one of `BUDGETS`. Slices, augmentation and postprocessing are the default's, and so are the weights of the
 residual's channels: only the method differs. `NAME@intensity` is the same detector on restored intensities of the
-same grid, with a store of its own. Maps and steps are such that each trains for a minute or two of processor time,
-which is little: it is a comparison at one budget, not of what each method can reach.
+same grid, with a store of its own. Maps and steps are such that each trains for a few minutes on a core, which is
+little: it is a comparison at one budget, not of what each method can reach.
 """
 
 import dataclasses

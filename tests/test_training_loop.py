@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from conftest import small_run
 from strega_jax.detectors import build
@@ -111,9 +112,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(disc_store
     assert losses(tmp_path / "run") == before
 
 
+def mesh_of(devices):
+    return Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+
+
 def step_results(run, store, devices):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",),
-                             axis_types=(jax.sharding.AxisType.Auto,))  # fmt: skip
+    mesh = mesh_of(devices)
     detector = build(run.detector, run.model)
     optimizer = make_optimizer(run.optimiser, detector, 4)
     state = init_state(detector, optimizer, run.optimiser, (32, 32, 3), run.seed)

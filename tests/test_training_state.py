@@ -10,8 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
-from test_training_loop import step_results
+from test_training_loop import losses, mesh_of, step_results
 
 from conftest import small_run
 from strega_jax.config import Optimiser
@@ -21,7 +20,6 @@ from strega_jax.slices.loader import training_batches
 from strega_jax.training.loop import parameter_table
 from strega_jax.training.mesh import replicated, shard_batch
 from strega_jax.training.meter import Meter
-from strega_jax.training.metrics import read_metrics
 from strega_jax.training.state import init_state, make_optimizer
 from strega_jax.training.step import make_train_step
 
@@ -75,7 +73,7 @@ def test_gradients_beyond_the_norm_are_scaled_down_to_it():
 def test_the_average_is_that_of_all_parameters_since_the_start(disc_store):
     run = small_run(optimiser={"ema_decay": 0.75, "learning_rate": 0.01})
     optimizer = make_optimizer(run.optimiser, DETECTOR, 4)
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    mesh = mesh_of(1)
     state = init_state(DETECTOR, optimizer, run.optimiser, (32, 32, 3), run.seed)
     average = jax.tree.map(np.array, state.params)  # a copy: the step takes the state's memory
     state = jax.device_put(state, replicated(mesh))
@@ -129,7 +127,7 @@ def test_eight_devices_train_like_one_and_their_state_is_restored_on_one(disc_st
               Path({str(tmp_path / "eight")!r}))
     """)
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    eight = {line["step"]: line["loss"] for line in read_metrics(tmp_path / "eight") if "loss" in line}
+    eight = losses(tmp_path / "eight")
     one, state = step_results(run, disc_store, 1)
     np.testing.assert_allclose([eight[step] for step in (1, 2, 3)], one, rtol=2e-5)
     there = load_model(tmp_path / "eight")
