@@ -16,6 +16,8 @@ from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.slices.store import SliceStore, write_manifest, write_scan
 from strega_jax.tissue import TissueMap
 
+# The suite compiles far more than it computes: LLVM optimises a little less, in subprocesses too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # One compilation of a program serves all tests that run it, those in subprocesses too.
 CACHE = tempfile.TemporaryDirectory(prefix="strega-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
