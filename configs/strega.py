@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
             ),
             augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
-            training=Training(batch_size=32, steps=1200, log_every=20, validate_every=500, checkpoint_every=250),
+            training=Training(batch_size=32, steps=2400, log_every=20, validate_every=500, checkpoint_every=250),
             postprocess=Postprocess(
                 smooth_mm=6.0,
                 mirror=True,

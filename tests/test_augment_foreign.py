@@ -41,14 +41,36 @@ def test_what_is_told_foreign_can_be_seen_and_is_as_large_as_its_outline(slices)
     changes = np.abs(images - np.asarray(slices[0]))
     about = np.stack([ndimage.gaussian_filter(change, 1.5, mode="constant", truncate=4 / 1.5) for change in changes])
     assert about[foreign].min() > TRACE - 0.01
-    # In a brain that fills a large slice the outline keeps an ellipse's area, however it is disturbed.
-    wide = jnp.full((32, 96, 96), 2.0), jnp.ones((32, 96, 96), bool)
+    # In a brain that fills a large slice the outline keeps an ellipse's area, however it is disturbed. Between grey and
+    # white matter nothing resists infiltration.
+    wide = jnp.full((32, 96, 96), 2.5), jnp.ones((32, 96, 96), bool)
     _, foreign = planted(wide, probability=1.0, radius=(0.1, 0.1))
     border = np.ones((96, 96), bool)
     border[2:-2, 2:-2] = False
     areas = [label.sum() for label in foreign if label.any() and not (label & border).any()]
     assert len(areas) > 8
     assert 0.7 < np.median(areas) / (np.pi * 9.6**2) < 1.15
+
+
+def test_infiltrating_anomalies_follow_white_matter():
+    tissue = jnp.full((48, 96, 96), 3.0).at[:, :, 48:].set(2.0)
+    halves = tissue, jnp.ones(tissue.shape, bool)
+
+    def white_to_grey(infiltrating: float) -> float:
+        _, foreign = planted(halves, 4, probability=1.0, radius=(0.15, 0.2), infiltrating=infiltrating)
+        return foreign[:, :, :48].sum() / foreign[:, :, 48:].sum()
+
+    # Where nothing infiltrates, a dark zone is seen in white matter alone.
+    assert white_to_grey(1.0) > 2.0 * white_to_grey(0.0)
+
+
+def test_outer_zones_are_darker_or_brighter():
+    white = jnp.full((256, 48, 48), 3.0), jnp.ones((256, 48, 48), bool)
+    images, foreign = planted(white, 5, probability=1.0, radius=(0.2, 0.25), infiltrating=0.0)
+    rings = [label & ~ndimage.binary_erosion(label, iterations=2) for label in foreign]
+    change = np.array([(image - 3.0)[ring].mean() for image, ring in zip(images, rings, strict=True) if ring.any()])
+    # A quarter has a bright rim out to its end, a quarter of the others a bright zone.
+    assert 0.33 < (change > 0).mean() < 0.5
 
 
 def test_without_luck_nothing_is_planted(slices):
@@ -85,7 +107,9 @@ def test_appearance_changes_within_bounds_and_keeps_the_brain(slices):
     assert np.median(own) > 0.5
 
 
-@pytest.mark.parametrize("fields", [{"probability": 1.2}, {"radius": (0.3, 0.1)}, {"radius": (0.0, 0.1)}])
+@pytest.mark.parametrize(
+    "fields", [{"probability": 1.2}, {"infiltrating": -0.1}, {"radius": (0.3, 0.1)}, {"radius": (0.0, 0.1)}]
+)
 def test_settings_out_of_range_are_refused(fields):
     with pytest.raises(ConfigError, match="planting"):
         Planting(**fields)

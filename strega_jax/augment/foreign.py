@@ -20,6 +20,8 @@ LOWEST, HIGHEST = 0.05, 6.0  # of the tissue scale inside the brain
 OUTLINE_POINTS, TEXTURE_POINTS = (8, 24), (16, 40)
 # Of uneven fields alike in both hemispheres, of those that are not, of bright vessels, and of noise (coarse, fine).
 FIELD_POINTS, UNEVEN_POINTS, VESSEL_POINTS, NOISE_POINTS = 4, 3, 40, (48, 96)
+# How much depth the tissue's resistance adds in an infiltrating anomaly: range of the factor.
+INFILTRATION = (0.2, 1.0)
 TRACE = 0.25  # mean change on the tissue scale, about a pixel, below which nothing was planted
 # The tissue scale's knots, and how far each may be moved when contrast is changed.
 KNOTS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0], np.float32)
@@ -32,11 +34,13 @@ class Planting:
     """How often and how large anomalies are planted."""
 
     probability: float = 0.7  # of a slice to get one
-    radius: tuple[float, float] = (0.03, 0.23)  # range, as a share of the slice's longer side; even in its logarithm
+    radius: tuple[float, float] = (0.03, 0.3)  # range, as a share of the slice's longer side; even in its logarithm
+    infiltrating: float = 0.4  # probability of one to grow along white matter and to spare grey matter and CSF
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"config field planting.probability is {self.probability!r}; it must be a probability")
+        for name, value in (("probability", self.probability), ("infiltrating", self.infiltrating)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"config field planting.{name} is {value!r}; it must be a probability")
         if not 0 < self.radius[0] <= self.radius[1] <= 1:
             raise ConfigError(f"config field planting.radius is {self.radius!r}; it must be a range within (0, 1]")
 
@@ -77,9 +81,9 @@ def plant(
 ) -> tuple[Float[Array, "b h w"], Bool[Array, "b h w"]]:
     """Plant an anomaly, by chance, in each slice of a batch.
 
-    Its outline is an ellipse disturbed by noise; inside are a core, a rim and a surrounding zone, any of which may be
-    missing, each of one random tissue value and a common texture. The surrounding zone may only lower values, as
-    oedema does in white matter.
+    Its outline is an ellipse disturbed by noise, and by the tissue where it is infiltrating; inside are a core, a rim
+    and a surrounding zone, any of which may be missing, each of one random tissue value and a common texture. The
+    surrounding zone may only lower values, as oedema does in white matter, or only raise them.
 
     Args:
         key: governs all.
@@ -90,10 +94,11 @@ def plant(
     Returns:
         The slices, and where they were changed visibly.
     """
-    draws = _Draws(key, tissue.shape, 20, (*OUTLINE_POINTS, *TEXTURE_POINTS))  # pyright: ignore[reportArgumentType]
+    draws = _Draws(key, tissue.shape, 25, (*OUTLINE_POINTS, *TEXTURE_POINTS))  # pyright: ignore[reportArgumentType]
     longer = max(tissue.shape[1:])
     radius = jnp.exp(draws.between(*(math.log(share * longer) for share in settings.radius)))
-    depth = _depth(draws, brain, radius)
+    strength = draws.between(*INFILTRATION) * draws.switch(settings.infiltrating)
+    depth = _depth(draws, brain, radius) + strength * _resistance(draws, tissue, brain)
     # Between depths 0 and `core`, `core` and `rim`, `rim` and 1.
     core = draws.between(0.15, 0.8) * draws.switch(0.6)
     rim = jnp.where(draws.chance(0.65), core + (1.0 - core) * draws.between(0.15, 1.0), core)
@@ -102,6 +107,7 @@ def plant(
     rim_value = jnp.where(draws.chance(0.3), dark_value, draws.between(3.0, HIGHEST))
     around = draws.between(0.8, 2.6)
     around = jnp.where(draws.chance(0.7), jnp.minimum(tissue, around), around)
+    around = jnp.where(draws.chance(0.25), jnp.maximum(tissue, draws.between(3.0, 5.0)), around)
     beyond_core = jax.nn.sigmoid((depth - core) * radius * 1.5)
     beyond_rim = jax.nn.sigmoid((depth - rim) * radius * 1.5)
     value = (1.0 - beyond_core) * core_value + beyond_core * (1.0 - beyond_rim) * rim_value
@@ -127,9 +133,17 @@ def _depth(draws: _Draws, brain: Bool[Array, "b h w"], radius: Float[Array, "b 1
     angle, longer = draws.between(0.0, math.pi), draws.between(0.6, 1.0)
     along = rows * jnp.cos(angle) + columns * jnp.sin(angle)
     across = columns * jnp.cos(angle) - rows * jnp.sin(angle)
-    rough = draws.between(0.05, 0.35)
+    rough = jnp.exp(draws.between(math.log(0.05), math.log(0.5)))
     ellipse = jnp.sqrt(jnp.square(along / longer) + jnp.square(across * longer)) / radius
-    return ellipse + rough * (draws.field() + 0.4 * draws.field())
+    return ellipse + rough * (draws.field() + 0.5 * draws.field())
+
+
+def _resistance(draws: _Draws, tissue: Float[Array, "b h w"], brain: Bool[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """What infiltrating anomalies meet: 0 halfway between GM and WM, less in white matter, more in GM and CSF."""
+    inside = brain.astype(jnp.float32)
+    sigma = draws.between(0.7, 1.6)
+    soft = _blur(tissue, sigma) / jnp.maximum(_blur(inside, sigma), 0.3)
+    return jnp.clip(2.5 - soft, -0.5, 1.5)
 
 
 def vary(key: PRNGKeyArray, tissue: Float[Array, "b h w"], brain: Bool[Array, "b h w"]) -> Float[Array, "b h w"]:
