@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, ndimage, stats
+from scipy import integrate, interpolate, ndimage, stats
 
 from strega_jax.tissue import bias, hmrf, mixel
 
@@ -88,6 +88,13 @@ def test_smoothing_is_a_truncated_gaussian_filter(n, sigma):
     line = np.random.default_rng(2).normal(size=n)
     expected = ndimage.gaussian_filter(line, sigma, mode="constant", radius=2 * int(sigma))
     np.testing.assert_allclose(bias.smoothing_matrix(n, sigma) @ line, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "stride"), [(40, 3), (17, 4), (181, 9), (128, 1)])
+def test_spline_matrix_is_scipys(n, stride):
+    nodes = np.minimum(np.arange(0, n - 1 + stride, stride), n - 1)  # the last gap may be shorter
+    expected = interpolate.make_interp_spline(nodes, np.eye(nodes.size), k=3)(np.arange(n))
+    np.testing.assert_allclose(bias.spline_matrix(nodes, n), expected, atol=1e-14)
 
 
 def test_bias_at_sparse_nodes_is_the_full_smoothing():
