@@ -25,7 +25,6 @@ from ml_collections import config_flags
 from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.evaluation.evaluate import evaluate
 from strega_jax.inference.calibration import Calibration, calibrate, save_calibration
 from strega_jax.inference.model import load_model
 from strega_jax.inference.open import Opened, open_model
@@ -103,6 +102,9 @@ def _check_bucket(run: Run, workdir: str) -> None:
 
 def _evaluate(run: Run, workdir: str) -> tuple[str, ...]:
     """Evaluate the lesion cases into WORKDIR/evaluation; one message for each that failed."""
+    # Statistics and figures take longer to load than all the rest, and many runs never need them.
+    from strega_jax.evaluation.evaluate import evaluate
+
     cases = _lesion_cases(run, workdir)
     opened = open_model(_CHECKPOINT.value or workdir)
     calibration = _calibration(run, workdir, opened)

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from jaxtyping import Float
-from tensorboardX import SummaryWriter
 
 from strega_jax.scans.files import PathLike, absolute, copy_files, in_bucket
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 FILE = "metrics.jsonl"
 
@@ -62,7 +64,10 @@ class MetricsLog:
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
 
-    def _open_board(self, step: int) -> SummaryWriter:
+    def _open_board(self, step: int) -> "SummaryWriter":
+        # Loads PyTorch where that is installed, for seconds: not before a run is sure to start.
+        from tensorboardX import SummaryWriter
+
         folder = str(self._folder / "tensorboard")
         return SummaryWriter(folder, purge_step=step + 1, filename_suffix=f".{step}")
 
