@@ -83,8 +83,8 @@ def test_its_config_fits_its_slices_in_either_precision(name, dtype):
 SMALL = {
     "vae": {"maps": (4, 8), "latent": 4},
     "ce_vae": {"maps": (4, 8), "latent": 4},
-    "cce_vae": {"maps": (8, 16), "latent": 4},
-    "cce_vae_judge": {"healthy": {"maps": (8, 16), "latent": 4, "atlas_heights": 2}, "maps": (8, 8), "blocks": 1},
+    "cce_vae": {"maps": (8,), "latent": 4},
+    "cce_vae_judge": {"healthy": {"maps": (8,), "latent": 4, "atlas_heights": 2}, "maps": (8,), "blocks": 1},
     "skip_ae": {"maps": (4, 8), "bottleneck": 4},
     "ss_ae": {"maps": (4, 8), "latent": 4, "levels": 2},
     "aae": {"maps": (4, 8), "latent": 4, "critic_units": (8,)},  # two optimisers

@@ -14,7 +14,7 @@ from strega_jax.detectors.cce_vae import CceVae
 from strega_jax.detectors.cce_vae_judge import CceVaeJudge
 from strega_jax.errors import ConfigError
 
-VAE = CceVae(maps=(4, 8), latent=4, atlas_heights=2, sign="absolute")
+VAE = CceVae(maps=(4,), latent=4, atlas_heights=2, sign="absolute")
 TINY = CceVaeJudge(healthy=VAE, maps=(24, 24), blocks=1, planting=Planting(probability=1.0, radius=(0.15, 0.3)))
 
 

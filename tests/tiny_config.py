@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     """See the module's docstring."""
     return as_config(
         Run(
-            model={"maps": (8, 16), "latent": 8, "channel_weights": (1.0, 0.0, 0.0)},
+            model={"maps": (8,), "latent": 8, "channel_weights": (1.0, 0.0, 0.0)},
             preprocess=Preprocess(
                 representation="fractions",
                 grid="fixed",
