@@ -51,8 +51,8 @@ def test_an_exported_model_detects_and_doubts_as_its_checkpoint(opened, kind, tm
 
 @pytest.fixture(scope="module")
 def ill_brains(tmp_path_factory):
-    """Five demo brains with a lesion each, as the packaged weights see them."""
-    folder = tmp_path_factory.mktemp("ill")
+    """Five demo brains with a lesion each: scan, slices, and what the packaged weights find."""
+    shipped, folder = open_model(), tmp_path_factory.mktemp("ill")
     make_demo_cohort(folder, 5, seed=1)
     made = []
     for number, case in enumerate(find_cases(folder)):
@@ -61,9 +61,14 @@ def ill_brains(tmp_path_factory):
             scan.data, scan.data > 0, scan.spacing_mm, np.random.default_rng(number), volume_ml=25.0, contrast=-0.6
         )
         scan = dataclasses.replace(scan, data=planted)
-        made.append((scan, preprocess(scan, open_model().model.about.preprocess)))
+        slices = preprocess(scan, shipped.model.about.preprocess)
+        made.append((scan, slices, found_by(shipped, scan, slices)))
     assert len(made) == 5
     return made
+
+
+def found_by(opened, scan, slices):
+    return detect_slices(opened.model, scan, slices, opened.model.about.run.postprocess, opened.calibration)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -71,15 +76,13 @@ def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill
     shipped = open_model()
     export_model(shipped, tmp_path / "model.zip", kind)
     exported = open_model(tmp_path / "model.zip")
+    slices = ill_brains[0][1]
+    wanted, found = (m.model.score(slices.images, slices.position) for m in (shipped, exported))
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-3, atol=5e-4)
     marked = 0
-    for scan, slices in ill_brains:
-        wanted, found = (m.model.score(slices.images, slices.position) for m in (shipped, exported))
-        np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-3, atol=5e-4)
-        own, other = (
-            detect_slices(m.model, scan, slices, m.model.about.run.postprocess, m.calibration)
-            for m in (shipped, exported)
-        )
+    for scan, slices, own in ill_brains:
+        other = found_by(exported, scan, slices)
         np.testing.assert_allclose(other.score, own.score, rtol=0, atol=1e-4)
         np.testing.assert_array_equal(other.mask, own.mask)
         marked += int(own.mask.sum())
