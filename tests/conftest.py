@@ -1,6 +1,5 @@
 """Strict JAX for every test: two CPU devices, no implicit dtype or rank promotion."""
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -52,16 +51,6 @@ def small_run(**changes: Any) -> Run:
     for name, value in changes.items():
         fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
     return Run.from_mapping(fields)
-
-
-# Where any detector will do: the one that compiles fastest.
-SIMPLEST = {"detector": "vae", "model": {"maps": (4, 8), "latent": 4}}
-
-
-def simplest_run(**changes: Any) -> Run:
-    """`small_run` with a plain VAE, for what does not depend on the detector."""
-    run = small_run(**changes)
-    return dataclasses.replace(run, **SIMPLEST)
 
 
 def disc_volume(rng: np.random.Generator, settings: Preprocess, slices: int = 10) -> SliceVolume:

@@ -22,7 +22,7 @@ from strega_jax.training.checkpoints import About, Checkpoints
 from strega_jax.training.state import init_state, make_optimizer
 
 RUN = Run(
-    model={"maps": (8,), "latent": 8, "channel_weights": (1.0, 0.0, 0.0), "sign": "absolute"},
+    model={"maps": (8, 16), "latent": 8, "channel_weights": (1.0, 0.0, 0.0), "sign": "absolute"},
     preprocess=Preprocess(
         representation="fractions", grid="fixed", size=32, field_of_view_mm=192.0, slice_spacing_mm=6.0,
         normalise="unit",

@@ -42,10 +42,6 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(nib.load("mask.nii.gz").affine, nib.load("scan.nii.gz").affine)
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
 def world_points(result) -> np.ndarray:
     voxels = np.argwhere(result.mask)
     points = voxels @ result.affine[:3, :3].T + result.affine[:3, 3]
@@ -68,6 +64,9 @@ def variants(folder: Path) -> dict[str, Path]:
     scaled = nib.Nifti1Image(data, affine)
     scaled.header.set_slope_inter(0.5, 0.0)
     made["scaled"] = scaled
+    stored = nib.Nifti1Image(data.astype(np.int32) * 2 + 200, affine)  # the same intensities by slope and intercept
+    stored.header.set_slope_inter(0.5, -100.0)
+    made["slope and intercept"] = stored
     padded_affine = affine.copy()
     padded_affine[:3, 3] = affine[:3, 3] - affine[:3, :3] @ [4, 2, 3]
     made["padded"] = nib.Nifti1Image(np.pad(data, [(4, 1), (2, 6), (3, 3)]), padded_affine)
@@ -95,9 +94,6 @@ def test_one_scan_said_in_many_ways_gives_one_mask(opened, tmp_path):
         file = nib.load(path)
         assert result.mask.shape == file.shape == result.score.shape, name
         np.testing.assert_allclose(result.affine, file.affine, atol=1e-5, err_msg=name)
-        if name == "scaled":  # FAST's log(I + 1) lets a factor through: a voxel at the threshold may change sides
-            assert dice(result.mask, reference.mask) > 0.995
-            continue
         if name == "oblique":  # where its header says, not where the others are
             result = dataclasses.replace(result, affine=reference.affine)
         found = world_points(result)

@@ -13,7 +13,7 @@ from etils import epath
 from fake_gcs import Buckets, serve
 from tensorboardX.proto import event_pb2
 
-from conftest import simplest_run
+from conftest import small_run
 from strega_jax.errors import ConfigError
 from strega_jax.inference.calibration import Calibration, load_calibration, save_calibration
 from strega_jax.inference.model import load_model
@@ -53,7 +53,7 @@ def events(content: bytes) -> Iterator[event_pb2.Event]:
 
 
 def test_a_run_in_a_bucket_is_stopped_damaged_and_still_the_run_on_a_disk(buckets, disc_store, tmp_path, monkeypatch):
-    run = simplest_run(training={"steps": 6, "validate_every": 3, "checkpoint_every": 3}, optimiser={"ema_decay": 0.5})
+    run = small_run(training={"steps": 6, "validate_every": 3, "checkpoint_every": 3}, optimiser={"ema_decay": 0.5})
     train(run, disc_store, tmp_path / "whole")
     inner = loop.Loop.report
 
@@ -83,7 +83,7 @@ def test_a_run_in_a_bucket_is_stopped_damaged_and_still_the_run_on_a_disk(bucket
     assert {value.tag for _, value in values if value.HasField("image")} == {"validation/input_above_reconstruction"}
 
     with pytest.raises(ConfigError, match="gs://first/some/run holds a run of another config"):
-        train(simplest_run(seed=5), disc_store, place)
+        train(small_run(seed=5), disc_store, place)
 
     assert open_model(place).reference is None
     calibration = Calibration({"smooth_mm": 0.0}, 1, (0.01, 0.1), (2.0, 1.0))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from conftest import simplest_run, small_run
+from conftest import small_run
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.model import load_model
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(disc_store, tmp_path):
 
 
 def test_sigterm_saves_and_the_next_start_goes_on(disc_store, tmp_path, monkeypatch):
-    run = simplest_run(training={"checkpoint_every": 1000})
+    run = small_run(training={"checkpoint_every": 1000})
     train(run, disc_store, tmp_path / "whole")
     from strega_jax.training import loop
 
@@ -101,7 +101,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(disc_store, tmp_path, monkeypa
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(disc_store, tmp_path):
-    run = simplest_run()
+    run = small_run()
     train(run, disc_store, tmp_path / "run")
     before = losses(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / "8" / "state").rglob("*"):
@@ -158,15 +158,15 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(disc_store):
 
 
 def test_divergence_stops_the_run_with_a_word(disc_store, tmp_path):
-    run = simplest_run(optimiser={"learning_rate": 1e30})
+    run = small_run(optimiser={"learning_rate": 1e30})
     with pytest.raises(DivergedError, match="diverged"):
         train(run, disc_store, tmp_path / "run")
 
 
 def test_a_workdir_belongs_to_one_config(disc_store, tmp_path):
-    train(simplest_run(training={"steps": 1}), disc_store, tmp_path / "run")
+    train(small_run(training={"steps": 1}), disc_store, tmp_path / "run")
     with pytest.raises(ConfigError, match="another config"):
-        train(simplest_run(training={"steps": 1}, seed=5), disc_store, tmp_path / "run")
+        train(small_run(training={"steps": 1}, seed=5), disc_store, tmp_path / "run")
 
 
 def test_a_batch_must_divide_among_devices(disc_store, tmp_path):
