@@ -160,10 +160,12 @@ class Postprocess:
     """Score map → mask, on the scan's own grid, axial slice by axial slice."""
 
     ceiling: float = 0.0  # scores above count as this, so that one bright rim does not outshine the rest; 0: none
+    # grey closing of the score map by a ball of this radius: what looks healthy within a lesion is taken along; 0: none
+    close_mm: float = 0.0
     smooth_mm: float = 0.0  # Gaussian sigma on the score map, before the threshold; 0: none
-    # subtract the score at the mirrored place of the other hemisphere: healthy anatomy and what sets one scanner
-    # apart from another are nearly symmetric, lesions are not. Needs preprocess.grid=template
-    mirror: bool = False
+    # subtract this share of the score at the mirrored place of the other hemisphere: healthy anatomy and what sets one
+    # scanner apart from another are nearly symmetric, lesions are not. 0: none; else needs preprocess.grid=template
+    mirror: float = 0.0
     # seeded: all above `peak_share` of the scan's highest score, in components that somewhere reach the healthy
     # threshold; where no voxel does, nothing is marked
     threshold: Literal["otsu", "fixed", "healthy", "seeded"] = "otsu"
@@ -182,6 +184,7 @@ class Postprocess:
     def __post_init__(self) -> None:
         for name in (
             "ceiling",
+            "close_mm",
             "smooth_mm",
             "value",
             "opening_radius",
@@ -190,6 +193,7 @@ class Postprocess:
             "min_volume_ml",
         ):
             _require(getattr(self, name) >= 0, f"postprocess.{name}", getattr(self, name), "≥ 0")
+        _require(0 <= self.mirror <= 1, "postprocess.mirror", self.mirror, "in [0, 1]")
         for name in ("healthy_rate", "peak_share"):
             _require(0 < getattr(self, name) < 1, f"postprocess.{name}", getattr(self, name), "in (0, 1)")
 
@@ -199,9 +203,9 @@ class Postprocess:
         return self.threshold == "healthy" or (self.threshold == "seeded" and self.value == 0)
 
     @property
-    def refinement(self) -> dict[str, float | bool]:
+    def refinement(self) -> dict[str, float]:
         """What is done to scores before they are compared with a threshold; a calibration holds for these."""
-        return {"ceiling": self.ceiling, "smooth_mm": self.smooth_mm, "mirror": self.mirror}
+        return {name: getattr(self, name) for name in ("ceiling", "close_mm", "smooth_mm", "mirror")}
 
 
 @dataclasses.dataclass(frozen=True)

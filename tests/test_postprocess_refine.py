@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from nilearn import datasets
 from scipy import ndimage
+from skimage.morphology import closing
 
 from strega_jax.config import Postprocess, Preprocess
 from strega_jax.errors import ConfigError
@@ -42,16 +43,41 @@ def test_scores_are_capped_before_they_are_smoothed(scores: np.ndarray, brain: n
     )
 
 
+@pytest.mark.parametrize("radius_mm", [2.0, 4.0, 6.0])
+def test_closing_is_that_by_a_ball_in_millimetres(scores: np.ndarray, brain: np.ndarray, radius_mm: float) -> None:
+    k, i, j = np.mgrid[-3:4, -3:4, -3:4]
+    ball = (4 * k) ** 2 + (2 * i) ** 2 + (2 * j) ** 2 <= radius_mm**2
+    wanted = closing(np.where(brain, scores, 0), ball, mode="ignore")
+    got = refine_scores(scores, brain, SPACING, Postprocess(close_mm=radius_mm))
+    np.testing.assert_array_equal(got, np.where(brain, wanted, 0))
+
+
+def test_closing_fills_gaps_and_leaves_the_outline(brain: np.ndarray) -> None:
+    i, j = np.ogrid[: brain.shape[1], : brain.shape[2]]
+    lesion = brain & ((i - 30) ** 2 + (j - 50) ** 2 <= 100)[None]
+    gap = np.zeros(brain.shape, bool)
+    gap[14:16, 30, 48:53] = True
+    scores = np.where(lesion & ~gap, np.float32(1), np.float32(0.1))
+    closed = refine_scores(scores, brain, SPACING, Postprocess(close_mm=6.0))
+    assert (closed[gap & brain] == 1).all()
+    np.testing.assert_array_equal(closed > 0.5, lesion)
+
+
 def test_mirroring_removes_the_symmetric_and_keeps_the_one_sided(brain: np.ndarray) -> None:
     rng = np.random.default_rng(1)
     half = rng.uniform(size=brain.shape).astype(np.float32)
     symmetric = half + half[:, ::-1]
     lesion = np.zeros(brain.shape, bool)
     lesion[12:18, 20:28, 40:50] = True
-    settings = Postprocess(mirror=True)
+    settings = Postprocess(mirror=1.0)
     np.testing.assert_array_equal(refine_scores(symmetric, brain, SPACING, settings), 0)
     found = refine_scores(symmetric + lesion, brain, SPACING, settings)
     np.testing.assert_allclose(found, lesion & brain, atol=1e-6)
+    # A lesion of both hemispheres keeps what its halves differ by, and a share of the rest.
+    both = np.where(brain, lesion + 0.5 * lesion[:, ::-1], 0).astype(np.float32)
+    partly = refine_scores(both, brain, SPACING, Postprocess(mirror=0.8))
+    np.testing.assert_allclose(partly[lesion & brain], 0.6, atol=1e-6)
+    assert not partly[lesion[:, ::-1]].any()
 
 
 def test_nothing_set_changes_nothing_in_the_brain(scores: np.ndarray, brain: np.ndarray) -> None:
@@ -59,6 +85,6 @@ def test_nothing_set_changes_nothing_in_the_brain(scores: np.ndarray, brain: np.
 
 
 def test_mirroring_needs_a_known_midline() -> None:
-    check_mirror(Postprocess(mirror=True), Preprocess(grid="template"))
+    check_mirror(Postprocess(mirror=0.5), Preprocess(grid="template"))
     with pytest.raises(ConfigError, match="mirror needs slices aligned to the template"):
-        check_mirror(Postprocess(mirror=True), Preprocess(grid="pad"))
+        check_mirror(Postprocess(mirror=0.5), Preprocess(grid="pad"))

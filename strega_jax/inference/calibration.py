@@ -25,7 +25,7 @@ RATES = np.geomspace(1e-5, 0.5, 200)
 class Calibration:
     """Score thresholds of healthy held-out brains."""
 
-    refinement: dict[str, float | bool]  # of the scores, as `Postprocess.refinement` says
+    refinement: dict[str, float]  # of the scores, as `Postprocess.refinement` says
     scans: int
     rates: tuple[float, ...]  # share of voxels above …
     thresholds: tuple[float, ...]  # … this score
@@ -81,5 +81,5 @@ def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postproces
     return refine_scores(stack, brain, (k, h, w), settings)[brain]
 
 
-def _told(refinement: dict[str, float | bool]) -> str:
+def _told(refinement: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in refinement.items())
