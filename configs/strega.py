@@ -10,7 +10,7 @@ healthy slices what is foreign, weighs its residual; gaps are closed and hemisph
 that healthy brains hardly ever reach.
 
 Measured with 140 training brains of IXI (Hammersmith, 3 T, 2 mm), 35 minutes on two CPU cores: mean Dice 0.59 on five
-BraTS T1ce volumes, 0.70 on two T2w, 0.35 on twelve glioblastoma T1ce volumes whose masks hold the enhancing rim alone,
+BraTS T1ce volumes, 0.70 on two T2w, 0.34 on twelve glioblastoma T1ce volumes whose masks hold the enhancing rim alone,
 0.72 on 20 superimposed tumours; 1.7 ml marked in a healthy brain. Settings were chosen while looking at these cases:
 RESULTS.md has the tables, the commands and what did not work.
 """
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=100, decay="cosine", clip_norm=1e4, ema_decay=0.995),
             training=Training(batch_size=32, steps=2400, log_every=20, validate_every=500, checkpoint_every=250),
             postprocess=Postprocess(
-                close_mm=4.0,
+                close_mm=4.7,  # two pixels, however far the head was shrunk to the template
                 smooth_mm=6.0,
                 mirror=0.8,
                 threshold="seeded",
