@@ -160,8 +160,6 @@ class Postprocess:
     """Score map → mask, on the scan's own grid, axial slice by axial slice."""
 
     ceiling: float = 0.0  # scores above count as this, so that one bright rim does not outshine the rest; 0: none
-    # grey closing of the score map by a ball of this radius: what looks healthy within a lesion is taken along; 0: none
-    close_mm: float = 0.0
     smooth_mm: float = 0.0  # Gaussian sigma on the score map, before the threshold; 0: none
     # subtract this share of the score at the mirrored place of the other hemisphere: healthy anatomy and what sets one
     # scanner apart from another are nearly symmetric, lesions are not. 0: none; else needs preprocess.grid=template
@@ -184,7 +182,6 @@ class Postprocess:
     def __post_init__(self) -> None:
         for name in (
             "ceiling",
-            "close_mm",
             "smooth_mm",
             "value",
             "opening_radius",
@@ -205,7 +202,7 @@ class Postprocess:
     @property
     def refinement(self) -> dict[str, float]:
         """What is done to scores before they are compared with a threshold; a calibration holds for these."""
-        return {name: getattr(self, name) for name in ("ceiling", "close_mm", "smooth_mm", "mirror")}
+        return {name: getattr(self, name) for name in ("ceiling", "smooth_mm", "mirror")}
 
 
 @dataclasses.dataclass(frozen=True)

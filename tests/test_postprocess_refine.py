@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from nilearn import datasets
 from scipy import ndimage
-from skimage.morphology import closing
 
 from strega_jax.config import Postprocess, Preprocess
 from strega_jax.errors import ConfigError
@@ -41,26 +40,6 @@ def test_scores_are_capped_before_they_are_smoothed(scores: np.ndarray, brain: n
     np.testing.assert_array_equal(
         both, refine_scores(np.minimum(scores, 1), brain, SPACING, Postprocess(smooth_mm=4.0))
     )
-
-
-@pytest.mark.parametrize("radius_mm", [2.0, 4.0, 6.0])
-def test_closing_is_that_by_a_ball_in_millimetres(scores: np.ndarray, brain: np.ndarray, radius_mm: float) -> None:
-    k, i, j = np.mgrid[-3:4, -3:4, -3:4]
-    ball = (4 * k) ** 2 + (2 * i) ** 2 + (2 * j) ** 2 <= radius_mm**2
-    wanted = closing(np.where(brain, scores, 0), ball, mode="ignore")
-    got = refine_scores(scores, brain, SPACING, Postprocess(close_mm=radius_mm))
-    np.testing.assert_array_equal(got, np.where(brain, wanted, 0))
-
-
-def test_closing_fills_gaps_and_leaves_the_outline(brain: np.ndarray) -> None:
-    i, j = np.ogrid[: brain.shape[1], : brain.shape[2]]
-    lesion = brain & ((i - 30) ** 2 + (j - 50) ** 2 <= 100)[None]
-    gap = np.zeros(brain.shape, bool)
-    gap[14:16, 30, 48:53] = True
-    scores = np.where(lesion & ~gap, np.float32(1), np.float32(0.1))
-    closed = refine_scores(scores, brain, SPACING, Postprocess(close_mm=6.0))
-    assert (closed[gap & brain] == 1).all()
-    np.testing.assert_array_equal(closed > 0.5, lesion)
 
 
 def test_mirroring_removes_the_symmetric_and_keeps_the_one_sided(brain: np.ndarray) -> None:

@@ -1,7 +1,5 @@
-"""Closing of score maps by a ball, opening of binary slices by a disk (jitted), dropping of small components."""
+"""Cleaning of binary slices: opening by a disk (jitted), dropping of small components (on the host)."""
 
-import itertools
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -9,44 +7,11 @@ import cc3d
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 # Slices go to the device in chunks of this many, their sides filled up to a multiple of this many pixels.
 SLICES_PER_CALL = 32
 SIDE_BUCKET = 32
-
-
-def close_by_ball(
-    score: Float[np.ndarray, "x y z"], radius_mm: float, spacing_mm: tuple[float, float, float]
-) -> Float[np.ndarray, "x y z"]:
-    """Grey dilation, then erosion by a ball (Serra 1982): gaps narrower than it take the value of what surrounds them.
-
-    The ball holds all offsets no longer than `radius_mm`. What lies beyond the border neither erodes nor grows.
-    """
-    reach = [int(radius_mm / edge) for edge in spacing_mm]
-    offsets = [
-        offset
-        for offset in itertools.product(*(range(-n, n + 1) for n in reach))
-        if sum((i * edge) ** 2 for i, edge in zip(offset, spacing_mm, strict=True)) <= radius_mm**2
-    ]
-    dilated = _extreme(score, offsets, reach, np.maximum, -np.inf)
-    return _extreme(dilated, offsets, reach, np.minimum, np.inf)
-
-
-def _extreme(
-    volume: Float[np.ndarray, "x y z"],
-    offsets: list[tuple[int, ...]],
-    reach: list[int],
-    choose: Callable[..., np.ndarray],
-    beyond: float,
-) -> Float[np.ndarray, "x y z"]:
-    """What `choose` leaves of the volume shifted by every offset, `beyond` coming in from outside."""
-    padded = np.pad(volume, [(n, n) for n in reach], constant_values=beyond)
-    result = volume.copy()
-    for offset in offsets:
-        window = tuple(slice(n + i, n + i + size) for n, i, size in zip(reach, offset, volume.shape, strict=True))
-        choose(result, padded[window], out=result)
-    return result
 
 
 def open_by_disk(slices: Bool[np.ndarray, "k h w"], radius: int) -> Bool[np.ndarray, "k h w"]:

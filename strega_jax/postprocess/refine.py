@@ -1,10 +1,9 @@
-"""Score stacks made ready for a threshold: capped, closed, smoothed, compared with the other hemisphere."""
+"""Score stacks made ready for a threshold: capped, smoothed within the brain, compared with the other hemisphere."""
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from strega_jax.config import Postprocess
-from strega_jax.postprocess.morphology import close_by_ball
 from strega_jax.postprocess.smoothing import smooth_score
 
 # Where less than this share of the Gaussian lies in the brain, its weight is taken as this: a lone voxel at the
@@ -20,9 +19,9 @@ def refine_scores(
 ) -> Float[np.ndarray, "k h w"]:
     """Scores of all slices of a grid, gaps filled with zeros, as the threshold is to see them.
 
-    In this order, each if it is set: `ceiling`; a grey closing of `close_mm`; a Gaussian of `smooth_mm`, normalised by
-    its weight in the brain, so that the brain's edge is not dimmed; less a share of `mirror` of the score at the
-    mirrored place along h, never below 0.
+    In this order, each if it is set: `ceiling`; a Gaussian of `smooth_mm`, normalised by its weight in the brain, so
+    that the brain's edge is not dimmed; less a share of `mirror` of the score at the mirrored place along h, never
+    below 0.
 
     Args:
         scores: ≥ 0; what lies outside the brain is taken as 0.
@@ -36,8 +35,6 @@ def refine_scores(
     refined = np.where(brain, scores, np.float32(0)).astype(np.float32)
     if settings.ceiling > 0:
         refined = np.minimum(refined, np.float32(settings.ceiling))
-    if settings.close_mm > 0:
-        refined = np.where(brain, close_by_ball(refined, settings.close_mm, spacing_mm), np.float32(0))
     if settings.smooth_mm > 0:
         weight = smooth_score(brain.astype(np.float32), settings.smooth_mm, spacing_mm)
         refined = smooth_score(refined, settings.smooth_mm, spacing_mm) / np.maximum(weight, np.float32(LEAST_WEIGHT))
