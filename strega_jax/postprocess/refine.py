@@ -20,8 +20,7 @@ def refine_scores(
     """Scores of all slices of a grid, gaps filled with zeros, as the threshold is to see them.
 
     In this order, each if it is set: `ceiling`; a Gaussian of `smooth_mm`, normalised by its weight in the brain, so
-    that the brain's edge is not dimmed; less a share of `mirror` of the score at the mirrored place along h, never
-    below 0.
+    that the brain's edge is not dimmed; less `mirror` times the score at the mirrored place along h, never below 0.
 
     Args:
         scores: ≥ 0; what lies outside the brain is taken as 0.
