@@ -74,7 +74,8 @@ def found_by(opened, scan, slices):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill_brains, kind, tmp_path):
-    export_model(open_model(), tmp_path / "model.zip", kind)
+    shipped = open_model()
+    export_model(shipped, tmp_path / "model.zip", kind)
     exported = open_model(tmp_path / "model.zip")
     marked = 0
     for scan, slices, wanted, own in ill_brains:
@@ -83,9 +84,24 @@ def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill
         np.testing.assert_allclose(found[1], wanted[1], rtol=1e-3, atol=5e-4)
         other = found_by(exported, scan, slices)
         np.testing.assert_allclose(other.score, own.score, rtol=0, atol=1e-4)
-        np.testing.assert_array_equal(other.mask, own.mask)
+        settings = shipped.model.about.run.postprocess
+        differ = other.mask != own.mask
+        assert not differ[~within_rounding(own, other, settings)].any()
+        assert kind == "onnx" or not differ.any()
         marked += int(own.mask.sum())
     assert marked > 0
+
+
+def within_rounding(own, other, settings):
+    """Voxels that two runtimes may mark otherwise: their scores are as near the threshold as they are to each other.
+
+    A kernel of another processor adds in another order, so the last bits differ; what is not such a tie must be equal.
+    """
+    assert settings.threshold == "seeded"
+    assert settings.opening_radius == 0
+    difference = np.abs(other.score - own.score).max()
+    threshold = settings.peak_share * own.score.max()
+    return np.abs(own.score - threshold) <= 2 * difference
 
 
 def test_weights_alone_detect_as_their_checkpoint(opened, tmp_path):
