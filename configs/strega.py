@@ -36,7 +36,8 @@ def get_config() -> ConfigDict:
                     "sign": "contrast",
                     "channel_weights": (2.0, 1.0, 0.0, 6.0),
                 },
-                "ceiling": 1.5,
+                "ceiling": 1.0,
+                "brighter": 0.2,
             },
             preprocess=Preprocess(
                 window_percentiles=(3.0, 90.0),

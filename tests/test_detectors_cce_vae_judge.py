@@ -50,19 +50,37 @@ def test_training_finds_planted_anomalies_and_the_contract_is_kept():
     check_contract(TINY, variables, discs(6, 3))
 
 
-def test_the_score_is_the_capped_residual_times_the_probability():
+def test_the_score_is_the_capped_residual_and_what_is_brighter_times_the_probability():
     variables, _ = trained()
     batch = discs(6, 3)
     part = {name: value["healthy"] for name, value in variables.items()}
     key = jax.random.key(0)
-    for ceiling in (0.0, 0.2):
-        detector = dataclasses.replace(TINY, ceiling=ceiling)
-        residual = np.asarray(VAE.score(part, batch, key))
+    scale = np.array([1.0, 2.0, 3.0], np.float32)  # CSF, GM, WM
+    above = np.minimum(np.asarray(batch["images"]) @ scale, 3) - np.asarray(VAE.usual(part, batch)) @ scale
+    assert np.abs(above).max() > 0.1
+    for ceiling, brighter in ((0.0, 0.0), (0.2, 0.0), (2.0, 0.5), (0.0, 0.5)):
+        detector = dataclasses.replace(TINY, ceiling=ceiling, brighter=brighter)
+        residual = np.asarray(VAE.score(part, batch, key)) + brighter * np.maximum(above, 0) * batch["brain"]
         probability = np.asarray(detector.probability(variables, batch))
         assert 0 <= probability.min() <= probability.max() <= 1
         assert not probability[np.asarray(batch["brain"]) == 0].any()
         wanted = (np.minimum(residual / ceiling, 1) if ceiling else residual) * probability
         np.testing.assert_allclose(detector.score(variables, batch, key), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_beyond_white_matter_nothing_is_brighter():
+    detector = CceVaeJudge(healthy=VAE, maps=(4, 4), blocks=1, ceiling=0.0, brighter=0.5)
+    variables, batch = fresh(detector, 4), discs(2, 3)
+    white = jnp.zeros((*batch["brain"].shape, 4)).at[..., 2].set(batch["brain"])
+    beyond = white.at[..., 3].set(batch["brain"])
+    part = {name: value["healthy"] for name, value in variables.items()}
+    for images in (white, beyond):
+        given = {**batch, "images": images}
+        usual = np.asarray(VAE.usual(part, given)) @ np.array([1, 2, 3, 3], np.float32)
+        own = np.asarray(detector.score(variables, given, jax.random.key(0))) / detector.probability(variables, given)
+        wanted = np.asarray(VAE.score(part, given, jax.random.key(0))) + 0.5 * np.maximum(3 - usual, 0)
+        inside = np.asarray(batch["brain"]) > 0
+        np.testing.assert_allclose(own[inside], wanted[inside], rtol=1e-4)
 
 
 def test_a_mirrored_slice_has_the_mirrored_probability():
@@ -89,7 +107,9 @@ def test_images_that_do_not_fit_are_refused(fields, channels, said):
         dataclasses.replace(TINY, **fields).init(jax.random.key(0), (32, 32, channels))
 
 
-@pytest.mark.parametrize("fields", [{"healthy": CceVae()}, {"ceiling": -1.0}, {"maps": ()}, {"blocks": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"healthy": CceVae()}, {"ceiling": -1.0}, {"brighter": -0.1}, {"maps": ()}, {"blocks": 0}]
+)
 def test_hyperparameters_out_of_range_are_refused(fields):
     with pytest.raises(ConfigError):
         CceVaeJudge(**fields)

@@ -4,7 +4,9 @@ A residual is large wherever a scan differs from the training scans: in a tumour
 segmentation put a little more of one tissue. The judge, a small U-Net, learns to tell these apart on healthy slices
 alone: noise-made anomalies are planted in them and are to be found; changes of appearance are to be ignored
 (`augment.foreign`; after the discriminative subnetwork of Zavrtanik et al. 2021). It sees a slice, its mirror image
-and the healthy mean. The score is the residual times the judge's probability.
+and the healthy mean. The score is the residual times the judge's probability. The VAE rebuilds much of what is
+brighter than usual, white matter where grey matter or fluid belong: what the judge calls foreign may also be weighed
+by its distance from the healthy mean.
 """
 
 import dataclasses
@@ -47,6 +49,9 @@ class CceVaeJudge:
 
     healthy: CceVae = dataclasses.field(default_factory=lambda: CceVae(atlas_heights=39))  # residual and healthy mean
     ceiling: float = 1.5  # residuals are counted in units of this, and those above as 1; 0: as they are
+    # this times how far a pixel lies above the healthy mean of its place, on the tissue scale and up to white matter,
+    # is added to the residual before it is cut
+    brighter: float = 0.0
     maps: tuple[int, ...] = (64, 128, 128)  # of the judge's levels
     blocks: int = 2  # residual blocks a level, on the way down and on the way up
     planting: Planting = dataclasses.field(default_factory=Planting)
@@ -56,6 +61,7 @@ class CceVaeJudge:
     def __post_init__(self) -> None:
         require(self.healthy.atlas_heights >= 1, "healthy.atlas_heights", self.healthy.atlas_heights, "≥ 1")
         require(self.ceiling >= 0, "ceiling", self.ceiling, "≥ 0")
+        require(self.brighter >= 0, "brighter", self.brighter, "≥ 0")
         require(len(self.maps) >= 1 and min(self.maps, default=0) >= 4, "maps", self.maps, "one or more numbers ≥ 4")
         require(self.blocks >= 1, "blocks", self.blocks, "≥ 1")
         require(self.samples >= 0, "samples", self.samples, "≥ 0")
@@ -107,8 +113,11 @@ class CceVaeJudge:
         return self._healthy.reconstruct(_part(variables, "healthy"), batch)
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """The VAE's score, as `ceiling` says, times the judge's probability; ≥ 0, 0 outside the brain."""
+        """The VAE's score, as `brighter` and `ceiling` say, times the judge's probability; ≥ 0, 0 outside the brain."""
         residual = self._healthy.score(_part(variables, "healthy"), batch, key)
+        if self.brighter:
+            above = jnp.minimum(tissue_scale(batch["images"]), 3.0) - self._usual(variables, batch)
+            residual = residual + self.brighter * jnp.maximum(above, 0.0) * batch["brain"]
         if self.ceiling:
             residual = jnp.minimum(residual / self.ceiling, 1.0)
         return residual * self.probability(variables, batch)
