@@ -6,8 +6,8 @@ Differs from the paper's letter where the data ask for it. Training brains (2 mm
 slices, T1ce, T2w) differ in pose, spacing and contrast: every scan is segmented after its intensities are windowed, and
 its CSF, GM and WM fractions are sampled on one 2 mm grid after affine alignment to MNI152, beside what lies beyond
 white matter. The VAE models deviations from the healthy mean of each place; a judge, which learnt on noise planted in
-healthy slices what is foreign, weighs its residual; hemispheres are compared; a lesion grows from seeds that healthy
-brains hardly ever reach.
+healthy slices what is foreign, weighs its residual and what is brighter than usual; hemispheres are compared; a lesion
+grows from seeds that healthy brains hardly ever reach.
 
 Measured with 140 training brains of IXI (Hammersmith, 3 T, 2 mm), 35 minutes on two CPU cores: mean Dice 0.62 on five
 BraTS T1ce volumes, 0.69 on two T2w, 0.32 on twelve glioblastoma T1ce volumes whose masks hold the enhancing rim alone,
