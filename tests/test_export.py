@@ -27,6 +27,7 @@ from strega_jax.slices.preprocess import preprocess
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
+TIE = 2e-6  # of scores up to 1; smoothed, those of two runtimes differed by 6e-7 at most
 FORMATS = [
     "stablehlo",
     pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="no jax2onnx: ONNX export was NOT checked")),
@@ -56,16 +57,25 @@ def ill_brains(tmp_path_factory):
     make_demo_cohort(folder, 5, seed=1)
     made = []
     for number, case in enumerate(find_cases(folder)):
-        scan = read_scan(case.image)
-        planted, _ = plant_lesion(
-            scan.data, scan.data > 0, scan.spacing_mm, np.random.default_rng(number), volume_ml=25.0, contrast=-0.6
-        )
-        scan = dataclasses.replace(scan, data=planted)
-        slices = preprocess(scan, shipped.model.about.preprocess)
-        scored = shipped.model.score(slices.images, slices.position)
-        made.append((scan, slices, scored, found_by(shipped, scan, slices)))
+        healthy = read_scan(case.image)
+        for attempt in range(10):
+            rng = np.random.default_rng(number + 5 * attempt)
+            planted, _ = plant_lesion(
+                healthy.data, healthy.data > 0, healthy.spacing_mm, rng, volume_ml=25.0, contrast=-0.6
+            )
+            scan = dataclasses.replace(healthy, data=planted)
+            slices = preprocess(scan, shipped.model.about.preprocess)
+            own = found_by(shipped, scan, slices)
+            if not tied(own.score, shipped.model.about.run.postprocess.peak_share):
+                made.append((scan, slices, shipped.model.score(slices.images, slices.position), own))
+                break
     assert len(made) == 5
     return made
+
+
+def tied(score, peak_share):
+    """Whether a score is the threshold but for the last bits: runtimes that add in another order may then disagree."""
+    return bool((np.abs(score - peak_share * score.max()) < TIE).any())
 
 
 def found_by(opened, scan, slices):
@@ -74,8 +84,7 @@ def found_by(opened, scan, slices):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill_brains, kind, tmp_path):
-    shipped = open_model()
-    export_model(shipped, tmp_path / "model.zip", kind)
+    export_model(open_model(), tmp_path / "model.zip", kind)
     exported = open_model(tmp_path / "model.zip")
     marked = 0
     for scan, slices, wanted, own in ill_brains:
@@ -84,24 +93,9 @@ def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill
         np.testing.assert_allclose(found[1], wanted[1], rtol=1e-3, atol=5e-4)
         other = found_by(exported, scan, slices)
         np.testing.assert_allclose(other.score, own.score, rtol=0, atol=1e-4)
-        settings = shipped.model.about.run.postprocess
-        differ = other.mask != own.mask
-        assert not differ[~within_rounding(own, other, settings)].any()
-        assert kind == "onnx" or not differ.any()
+        np.testing.assert_array_equal(other.mask, own.mask)
         marked += int(own.mask.sum())
     assert marked > 0
-
-
-def within_rounding(own, other, settings):
-    """Voxels that two runtimes may mark otherwise: their scores are as near the threshold as they are to each other.
-
-    A kernel of another processor adds in another order, so the last bits differ; what is not such a tie must be equal.
-    """
-    assert settings.threshold == "seeded"
-    assert settings.opening_radius == 0
-    difference = np.abs(other.score - own.score).max()
-    threshold = settings.peak_share * own.score.max()
-    return np.abs(own.score - threshold) <= 2 * difference
 
 
 def test_weights_alone_detect_as_their_checkpoint(opened, tmp_path):

@@ -117,7 +117,7 @@ class CceVaeJudge:
         residual = self._healthy.score(_part(variables, "healthy"), batch, key)
         if self.brighter:
             above = jnp.minimum(tissue_scale(batch["images"]), 3.0) - self._usual(variables, batch)
-            residual = residual + self.brighter * jnp.maximum(above, 0.0) * batch["brain"]
+            residual = residual + self.brighter * jnp.maximum(above, 0.0)
         if self.ceiling:
             residual = jnp.minimum(residual / self.ceiling, 1.0)
         return residual * self.probability(variables, batch)
