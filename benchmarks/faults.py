@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from strega_jax.inference.model import load_model
+from strega_jax.models.model import load_model
 from strega_jax.training.metrics import read_metrics
 
 _KILLS = flags.DEFINE_integer("kills", 5, "How often each kind of kill is done.", lower_bound=1)

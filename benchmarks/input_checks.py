@@ -18,10 +18,11 @@ from absl import app, flags
 from scipy import ndimage
 from tqdm import tqdm
 
+from strega_jax.detection.detect import detect_slices
+from strega_jax.detection.quality import measure, reference_flags, scan_flags
 from strega_jax.errors import ScanError
-from strega_jax.inference.detect import detect_slices
-from strega_jax.inference.open import SHIPPED, Opened, open_model
-from strega_jax.inference.quality import measure, reference_flags, scan_flags
+from strega_jax.models.opened import SHIPPED, Opened
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.slices.preprocess import preprocess

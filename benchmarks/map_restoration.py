@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from strega_jax.detectors.gm_vae import GmVae
-from strega_jax.inference.model import SCORING_BATCH, load_model
+from strega_jax.models.model import SCORING_BATCH, load_model
 from strega_jax.slices.store import SliceStore
 
 _SIZE = flags.DEFINE_integer("size", 128, "Sides of the slices, in pixels.")

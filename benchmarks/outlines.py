@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from strega_jax.config import Preprocess
+from strega_jax.detection.detect import detect_scan
 from strega_jax.evaluation.figures import OURS, TRUTH, png_bytes
-from strega_jax.inference.detect import detect_scan
-from strega_jax.inference.open import Opened, open_model
+from strega_jax.models.opened import Opened
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import Case, find_cases, read_image, read_truth
 from strega_jax.scans.files import replacing
 from strega_jax.scans.scan import Scan

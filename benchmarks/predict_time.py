@@ -27,7 +27,7 @@ from nilearn import datasets
 
 from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import nifti_jobs
-from strega_jax.inference.open import open_model
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.lesions import plant_lesion
 

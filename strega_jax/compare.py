@@ -25,7 +25,7 @@ from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import compare_checkpoints
 from strega_jax.evaluation.report import report_from_json
-from strega_jax.inference.open import SHIPPED
+from strega_jax.models.opened import SHIPPED
 from strega_jax.scans.cohorts import Case, find_cases, subject_splits
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Workdirs, checkpoints or exported files, the reference first.")

@@ -25,12 +25,12 @@ from jaxtyping import Array, Float, Int
 from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError
-from strega_jax.inference.calibration import Calibration
-from strega_jax.inference.detect import healthy_value
-from strega_jax.inference.exported import write_exported
-from strega_jax.inference.model import Model, score_and_reconstruct
-from strega_jax.inference.open import EXPORTED, SHIPPED, Opened, open_model
-from strega_jax.inference.weights import save_weights
+from strega_jax.models.calibration import Calibration, healthy_value
+from strega_jax.models.exported import write_exported
+from strega_jax.models.model import Model, score_and_reconstruct
+from strega_jax.models.opened import EXPORTED, SHIPPED, Opened
+from strega_jax.models.opening import open_model
+from strega_jax.models.weights import save_weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

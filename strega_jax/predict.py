@@ -26,10 +26,11 @@ from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
-from strega_jax.inference.bids import LEVELS, as_flags, derivative_paths, describe_data_set
-from strega_jax.inference.group import PAGE, write_group
-from strega_jax.inference.open import SHIPPED, open_model
-from strega_jax.inference.write import DISCLAIMER
+from strega_jax.models.opened import SHIPPED
+from strega_jax.models.opening import open_model
+from strega_jax.output.bids import LEVELS, as_flags, derivative_paths, describe_data_set
+from strega_jax.output.group import PAGE, write_group
+from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.cohorts import find_cases
 
 _CHECKPOINT = flags.DEFINE_string(

@@ -25,10 +25,11 @@ from ml_collections import config_flags
 from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.inference.calibration import Calibration, calibrate, save_calibration
-from strega_jax.inference.model import load_model
-from strega_jax.inference.open import Opened, open_model
-from strega_jax.inference.reference import make_reference, save_reference
+from strega_jax.models.calibration import Calibration, calibrate, save_calibration
+from strega_jax.models.model import load_model
+from strega_jax.models.opened import Opened
+from strega_jax.models.opening import open_model
+from strega_jax.models.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import Case, find_cases, subject_splits
 from strega_jax.scans.demo import make_demo_cohort

@@ -10,15 +10,16 @@ import jax
 
 from strega_jax.config import Data, Postprocess, Preprocess, Run, Training
 from strega_jax.detectors import build
-from strega_jax.inference.calibration import calibrate, save_calibration
-from strega_jax.inference.model import load_model
-from strega_jax.inference.reference import make_reference, save_reference
+from strega_jax.models.about import About
+from strega_jax.models.calibration import calibrate, save_calibration
+from strega_jax.models.model import load_model
+from strega_jax.models.reference import make_reference, save_reference
 from strega_jax.scans.cohorts import find_cases, subject_splits
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore
-from strega_jax.training.checkpoints import About, Checkpoints
+from strega_jax.training.checkpoints import Checkpoints
 from strega_jax.training.state import init_state, make_optimizer
 
 RUN = Run(

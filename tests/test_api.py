@@ -14,7 +14,7 @@ from small_workdir import small_scan, small_workdir
 
 import strega_jax
 from strega_jax.errors import ScanError
-from strega_jax.inference.open import open_model
+from strega_jax.models.opening import open_model
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
 

@@ -15,8 +15,8 @@ from small_workdir import small_workdir
 from strega_jax.config import Run
 from strega_jax.detectors import build, names
 from strega_jax.detectors.base import Batch, Detector, Restoring
-from strega_jax.inference.model import load_model, score_and_reconstruct
-from strega_jax.inference.uncertainty import score_deviation
+from strega_jax.models.model import load_model, score_and_reconstruct
+from strega_jax.models.uncertainty import score_deviation
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import find_cases, subject_splits
 from strega_jax.slices.cohort import prepare_cohort

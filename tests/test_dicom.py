@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from strega_jax.detection.found import Detection
 from strega_jax.errors import ScanError
-from strega_jax.inference.detect import Detection
 from strega_jax.scans.dicom import find_series, holds_dicom, one_series, read_series
 from strega_jax.scans.scan import read_scan
 
@@ -188,7 +188,7 @@ def test_small_files_that_claim_large_slices_are_refused(volume, tmp_path):
 
 def test_a_segmentation_reads_back_voxel_equal(folder, tmp_path):
     highdicom = pytest.importorskip("highdicom", reason="no highdicom: DICOM SEG was NOT checked")
-    from strega_jax.inference.dicom_seg import write_segmentation
+    from strega_jax.output.dicom_seg import write_segmentation
 
     series = one_series(folder)
     scan = read_series(series)

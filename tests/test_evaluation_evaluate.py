@@ -13,13 +13,13 @@ pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's te
 
 from small_workdir import RUN, small_workdir
 
+from strega_jax.detection.detect import detect_scan
 from strega_jax.evaluation.content import report_content
 from strega_jax.evaluation.evaluate import evaluate, label
 from strega_jax.evaluation.metrics import dice
 from strega_jax.evaluation.report import report_from_json
 from strega_jax.evaluation.scoring import score_cases
-from strega_jax.inference.detect import detect_scan
-from strega_jax.inference.open import open_model
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import Case, find_cases, read_truth
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.scans.scan import read_scan

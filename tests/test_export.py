@@ -12,12 +12,12 @@ from jax import export
 from small_workdir import small_scan, small_workdir
 
 import strega_jax
+from strega_jax.detection.detect import detect_slices
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.export import export_model, to_stablehlo
-from strega_jax.inference.detect import detect_slices
-from strega_jax.inference.exported import load_exported
-from strega_jax.inference.open import open_model
-from strega_jax.inference.weights import save_weights
+from strega_jax.models.exported import load_exported
+from strega_jax.models.opening import open_model
+from strega_jax.models.weights import save_weights
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.lesions import plant_lesion

@@ -21,8 +21,8 @@ from jax._src.clusters import cloud_tpu_cluster
 
 from conftest import small_run
 from strega_jax import command
-from strega_jax.inference.calibration import load_calibration
-from strega_jax.inference.reference import load_reference
+from strega_jax.models.calibration import load_calibration
+from strega_jax.models.reference import load_reference
 from strega_jax.run_config import as_config, as_run
 from strega_jax.training.loop import train
 from strega_jax.training.metrics import read_metrics

@@ -6,8 +6,8 @@ from nilearn import datasets
 from scipy import ndimage
 
 from strega_jax.config import Postprocess, Preprocess
+from strega_jax.detection.detect import check_mirror
 from strega_jax.errors import ConfigError
-from strega_jax.inference.detect import check_mirror
 from strega_jax.postprocess import refine_scores
 
 SPACING = (4.0, 2.0, 2.0)  # k, h, w

@@ -12,13 +12,13 @@ from small_workdir import small_scan, small_workdir
 
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.batch import AbstainedError, Settings, detect_all, is_complete
-from strega_jax.inference.bids import as_flags
-from strega_jax.inference.group import write_group
 from strega_jax.inference.jobs import nifti_jobs
-from strega_jax.inference.open import open_model
 from strega_jax.inference.pipeline import staged
-from strega_jax.inference.reference import Reference, load_reference
-from strega_jax.inference.uncertainty import score_deviation
+from strega_jax.models.opening import open_model
+from strega_jax.models.reference import Reference, load_reference
+from strega_jax.models.uncertainty import score_deviation
+from strega_jax.output.bids import as_flags
+from strega_jax.output.group import write_group
 from strega_jax.scans.cohorts import find_cases
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -114,7 +114,7 @@ def test_deviation_over_samples_is_that_of_single_samples(opened):
 
     import jax
 
-    from strega_jax.inference.model import score_and_reconstruct
+    from strega_jax.models.model import score_and_reconstruct
 
     model = opened.model
     rng = np.random.default_rng(0)

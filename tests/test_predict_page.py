@@ -11,11 +11,11 @@ import pytest
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from strega_jax.inference.detect import Detection
-from strega_jax.inference.group import write_group
-from strega_jax.inference.page import MEASURES, write_page
-from strega_jax.inference.pictures import slice_picture
-from strega_jax.inference.write import summarise
+from strega_jax.detection.found import Detection
+from strega_jax.output.group import write_group
+from strega_jax.output.page import MEASURES, write_page
+from strega_jax.output.pictures import slice_picture
+from strega_jax.output.write import summarise
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.grid import SliceGrid
@@ -176,7 +176,7 @@ def test_the_group_page_sorts(browser, detection, tmp_path):
 
 
 def test_large_scans_are_thinned_but_no_mark_is_lost(detection, tmp_path, monkeypatch):
-    monkeypatch.setattr("strega_jax.inference.page.MAX_VOXELS", 5000)
+    monkeypatch.setattr("strega_jax.output.page.MAX_VOXELS", 5000)
     mask = np.zeros_like(detection.mask)
     mask[21, 26, 19] = True
     page = page_of(dataclasses.replace(detection, mask=mask), tmp_path)

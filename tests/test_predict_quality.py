@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from small_workdir import small_scan, small_workdir
 
+from strega_jax.detection.ghosting import strongest_ghost
+from strega_jax.detection.pose import fit_pose
+from strega_jax.detection.quality import Flag, noise_share, reference_flags, scan_flags
 from strega_jax.inference.batch import Settings, detect_all
-from strega_jax.inference.ghosting import strongest_ghost
 from strega_jax.inference.jobs import nifti_jobs
-from strega_jax.inference.open import open_model
-from strega_jax.inference.pose import fit_pose
-from strega_jax.inference.quality import Flag, noise_share, reference_flags, scan_flags
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import read_scan
 from strega_jax.slices.preprocess import preprocess

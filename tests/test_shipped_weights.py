@@ -9,7 +9,8 @@ from nilearn import datasets
 
 import strega_jax
 from strega_jax.evaluation.metrics import dice
-from strega_jax.inference.open import SHIPPED, open_model
+from strega_jax.models.opened import SHIPPED
+from strega_jax.models.opening import open_model
 from strega_jax.scans.lesions import plant_lesion
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from conftest import disc_volume, small_run, write_disc_store
 from strega_jax.errors import ConfigError, StoreError
-from strega_jax.slices.loader import padded_batches, training_batches
+from strega_jax.models.batches import padded_batches
+from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore, read_entry
 
 

@@ -15,10 +15,10 @@ from tensorboardX.proto import event_pb2
 
 from conftest import small_run
 from strega_jax.errors import ConfigError
-from strega_jax.inference.calibration import Calibration, load_calibration, save_calibration
-from strega_jax.inference.model import load_model
-from strega_jax.inference.open import open_model
-from strega_jax.inference.reference import Reference, Spread, load_reference, save_reference
+from strega_jax.models.calibration import Calibration, load_calibration, save_calibration
+from strega_jax.models.model import load_model
+from strega_jax.models.opening import open_model
+from strega_jax.models.reference import Reference, Spread, load_reference, save_reference
 from strega_jax.scans.files import absolute, copy_files
 from strega_jax.training import loop
 from strega_jax.training.loop import train

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh
 from conftest import small_run
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError, ConfigError
-from strega_jax.inference.model import load_model
+from strega_jax.models.model import load_model
 from strega_jax.slices.loader import training_batches
 from strega_jax.training import mesh as meshes
 from strega_jax.training.loop import DivergedError, train

@@ -15,7 +15,7 @@ from test_training_loop import losses, mesh_of, step_results
 from conftest import small_run
 from strega_jax.config import Optimiser
 from strega_jax.detectors import build
-from strega_jax.inference.model import load_model
+from strega_jax.models.model import load_model
 from strega_jax.slices.loader import training_batches
 from strega_jax.training.loop import parameter_table
 from strega_jax.training.mesh import replicated, shard_batch

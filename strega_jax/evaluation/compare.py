@@ -20,8 +20,9 @@ from strega_jax.evaluation.figures import comparison_picture
 from strega_jax.evaluation.report import picture
 from strega_jax.evaluation.scoring import Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, write_csv
-from strega_jax.inference.detect import Scorer
-from strega_jax.inference.open import SHIPPED, open_model
+from strega_jax.models.opened import SHIPPED
+from strega_jax.models.opening import open_model
+from strega_jax.models.scorer import Scorer
 from strega_jax.scans.cohorts import Case
 from strega_jax.scans.files import PathLike, find_beside
 from strega_jax.training.metrics import FILE, read_metrics

@@ -19,7 +19,7 @@ from strega_jax.evaluation.metrics import detection
 from strega_jax.evaluation.scoring import Results, Row, Scored
 from strega_jax.evaluation.statistics import by_subject, compare_cohorts, result_sentence, sentence
 from strega_jax.evaluation.table import mean_over_seeds, summarise
-from strega_jax.inference.calibration import Calibration
+from strega_jax.models.calibration import Calibration
 
 FROC_POINTS = 400  # of a curve in the JSON; steps in between are left out
 

@@ -11,8 +11,8 @@ from strega_jax.evaluation.figures import boxes_picture, stage_picture
 from strega_jax.evaluation.report import picture, write_report
 from strega_jax.evaluation.scoring import Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, latex_table, text_table, write_csv, write_results
-from strega_jax.inference.calibration import Calibration
-from strega_jax.inference.detect import Scorer
+from strega_jax.models.calibration import Calibration
+from strega_jax.models.scorer import Scorer
 from strega_jax.scans.cohorts import Case
 from strega_jax.scans.files import replacing
 

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from strega_jax.config import Postprocess
+from strega_jax.detection.detect import detect_slices
+from strega_jax.detection.found import Detection
 from strega_jax.errors import ScanError
 from strega_jax.evaluation.baselines import bright_mask, class_masks
 from strega_jax.evaluation.calibration import BURDENS_ML, threshold_at_burden
@@ -19,10 +21,10 @@ from strega_jax.evaluation.lesions import LesionMatch
 from strega_jax.evaluation.metrics import dice, slice_level_scores, volume_level_score
 from strega_jax.evaluation.slices import ShownSlice, shown_slice
 from strega_jax.evaluation.volume import score_volume_and_lesions
-from strega_jax.inference.calibration import Calibration
-from strega_jax.inference.detect import Detection, Scorer, detect_slices
 from strega_jax.inference.pipeline import staged
-from strega_jax.inference.write import write_detection
+from strega_jax.models.calibration import Calibration
+from strega_jax.models.scorer import Scorer
+from strega_jax.output.write import write_detection
 from strega_jax.scans.cohorts import Case, read_image, read_truth, unique_names
 from strega_jax.scans.geometry import check_truth_in_brain
 from strega_jax.scans.scan import Scan

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from strega_jax.config import Postprocess
-from strega_jax.inference.detect import Detection
+from strega_jax.detection.found import Detection
 from strega_jax.postprocess import bounding_box, mask_from_score
 
 MARGIN_MM = 6.0  # shown around the brain

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from strega_jax.config import Contrast, Postprocess, build_dataclass
-from strega_jax.inference.detect import detect_scan
-from strega_jax.inference.open import SHIPPED, Opened, open_model
-from strega_jax.inference.quality import Flag, measure, reference_flags, scan_flags
-from strega_jax.inference.write import components_of
+from strega_jax.detection.detect import detect_scan
+from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
+from strega_jax.models.opened import SHIPPED, Opened
+from strega_jax.models.opening import open_model
+from strega_jax.output.write import components_of
 from strega_jax.postprocess import Component
 from strega_jax.scans.scan import read_scan
 
@@ -57,7 +58,7 @@ def detect(
     Args:
         path: NIfTI file, or the folder of one DICOM series.
         checkpoint: workdir of a training run, one of its checkpoints, what `strega_jax.export` made, or what
-            `strega_jax.inference.open.open_model` made of one, which saves loading it again for every scan; default:
+            `strega_jax.models.opening.open_model` made of one, which saves loading it again for every scan; default:
             the weights that come with the package.
         contrast: MR contrast of the scan; default: the training contrast.
         postprocess: settings that replace the checkpoint's, e.g. `{"threshold": "fixed", "value": 0.4}`.

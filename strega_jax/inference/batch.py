@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from strega_jax.config import Postprocess, settings_hash
+from strega_jax.detection.detect import detect_slices
+from strega_jax.detection.found import Detection
+from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
 from strega_jax.errors import ScanError
-from strega_jax.inference.detect import Detection, detect_slices
-from strega_jax.inference.open import Opened
-from strega_jax.inference.page import write_page
 from strega_jax.inference.pipeline import staged
-from strega_jax.inference.quality import Flag, measure, reference_flags, scan_flags
-from strega_jax.inference.write import Written, summarise, write_detection
+from strega_jax.models.opened import Opened
+from strega_jax.output.page import write_page
+from strega_jax.output.write import Written, summarise, write_detection
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess

@@ -5,9 +5,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from strega_jax.detection.found import Detection
 from strega_jax.inference.batch import Job
-from strega_jax.inference.detect import Detection
-from strega_jax.inference.write import Written, output_paths
+from strega_jax.output.write import Written, output_paths
 from strega_jax.scans.cohorts import Case, read_image
 
 
@@ -42,7 +42,7 @@ def dicom_jobs(source: Path, output: Path, contrast: str, segmentation: bool) ->
     from strega_jax.scans.dicom import Series, find_series, read_series
 
     def write_seg(series: Series, path: Path, detection: Detection, source: str) -> None:
-        from strega_jax.inference.dicom_seg import write_segmentation
+        from strega_jax.output.dicom_seg import write_segmentation
 
         write_segmentation(path, detection, series, source)
 

@@ -1,7 +1,5 @@
 """Slices → batches: a grain pipeline over the store, shuffled, sharded by process, with a state to save."""
 
-from collections.abc import Iterator
-
 import grain
 import numpy as np
 
@@ -55,18 +53,3 @@ def training_batches(
     )
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCH_BATCHES))
     return iter(dataset.to_iter_dataset(options))
-
-
-def padded_batches(images: np.ndarray, position: np.ndarray, batch_size: int) -> Iterator[tuple[RawBatch, int]]:
-    """Cut one stack of slices into batches of one fixed size, the last filled up with empty slices.
-
-    Yields:
-        The batch and how many of its slices are real: one compiled program serves every scan.
-    """
-    for start in range(0, len(images), batch_size):
-        part, height = images[start : start + batch_size], position[start : start + batch_size]
-        missing = batch_size - len(part)
-        if missing:
-            part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            height = np.concatenate([height, np.zeros(missing, height.dtype)])
-        yield {"images": part, "position": height}, batch_size - missing

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from strega_jax.config import Preprocess, build_dataclass, settings_hash
 from strega_jax.errors import ConfigError, StoreError
 from strega_jax.scans.files import write_json
+from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume
 
 SCHEMA = 1
@@ -70,7 +71,7 @@ def write_scan(store: Path, volume: SliceVolume, **about: Any) -> Entry:
         np.save(file, images)
     digest = file_sha256(temporary)
     os.replace(temporary, path)
-    inside = images[images.max(axis=-1) > 0].astype(np.float64)
+    inside = images[brain_of(images)].astype(np.float64)
     entry = Entry(
         indices=tuple(int(i) for i in volume.indices),
         positions=tuple(float(p) for p in volume.position),

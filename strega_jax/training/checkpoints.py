@@ -1,9 +1,7 @@
 """Checkpoints: train state, data iterator, config, preprocessing and statistics, in one Orbax step."""
 
-import dataclasses
 import logging
-from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import grain
 import jax
@@ -11,59 +9,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from strega_jax.config import Preprocess, Run, build_dataclass
-from strega_jax.errors import CheckpointError, ConfigError
-from strega_jax.slices.store import Normalisation
+from strega_jax.errors import CheckpointError
+from strega_jax.models.about import About
 from strega_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class About:
-    """What a checkpoint says of itself: with the variables, enough to predict."""
-
-    run: Run
-    preprocess: Preprocess  # of the store the model was trained on
-    normalisation: Normalisation
-    image_shape: tuple[int, int, int]
-    total_steps: int
-    training_scans: int
-    training_slices: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "format": FORMAT,
-            "run": self.run.to_dict(),
-            "preprocess": dataclasses.asdict(self.preprocess),
-            "normalisation": dataclasses.asdict(self.normalisation),
-            "image_shape": list(self.image_shape),
-            "total_steps": self.total_steps,
-            "training_scans": self.training_scans,
-            "training_slices": self.training_slices,
-        }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises CheckpointError for another format."""
-        if fields.get("format") != FORMAT:
-            raise CheckpointError(f"checkpoint format {fields.get('format')}, this version reads {FORMAT}")
-        try:
-            statistics = fields["normalisation"]
-            return cls(
-                run=Run.from_mapping(fields["run"]),
-                preprocess=build_dataclass(Preprocess, fields["preprocess"], "preprocess"),
-                normalisation=Normalisation(tuple(statistics["mean"]), tuple(statistics["std"])),
-                image_shape=tuple(fields["image_shape"]),
-                total_steps=fields["total_steps"],
-                training_scans=fields["training_scans"],
-                training_slices=fields["training_slices"],
-            )
-        except (ConfigError, KeyError, TypeError) as error:
-            raise CheckpointError(f"checkpoint written by another version of strega_jax ({error})") from error
 
 
 class Checkpoints:
@@ -138,31 +88,3 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
-
-
-def read_about(step_folder: epath.Path) -> About:
-    """What the checkpoint in `…/checkpoints/STEP` says of itself."""
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            fields = reader.restore(step_folder / "about")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{step_folder}: not a checkpoint of strega_jax ({error})") from error
-    return About.from_dict(fields)
-
-
-def find_step(path: epath.PathLike) -> epath.Path:
-    """A workdir, its checkpoints folder, or one step → the folder of the (newest) step."""
-    root = epath.Path(path)
-    if not root.exists():
-        raise CheckpointError(f"{root}: no such checkpoint")
-    for folder in (root, root / "checkpoints"):
-        if (folder / "about").exists():
-            return folder
-        steps = [int(child.name) for child in _children(folder) if child.name.isdigit()]
-        if steps:
-            return folder / str(max(steps))
-    raise CheckpointError(f"{root}: no checkpoint in it; give a workdir of strega_jax.train or one of its steps")
-
-
-def _children(folder: epath.Path) -> Iterator[epath.Path]:
-    return folder.iterdir() if folder.is_dir() else iter(())

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from strega_jax.config import Run
 from strega_jax.detectors import build
 from strega_jax.errors import ConfigError, StregaError
+from strega_jax.models.about import About
 from strega_jax.scans.files import PathLike, absolute, write_json
 from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore
 from strega_jax.training import mesh as meshes
-from strega_jax.training.checkpoints import About, Checkpoints
+from strega_jax.training.checkpoints import Checkpoints
 from strega_jax.training.meter import Meter
 from strega_jax.training.metrics import MetricsLog
 from strega_jax.training.settle import settled

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 
 from strega_jax.detectors.base import Detector, Settling, Variables
+from strega_jax.models.batches import to_batch
 from strega_jax.slices.store import SliceStore
 from strega_jax.training.mesh import replicated
 from strega_jax.training.state import TrainState
-from strega_jax.training.step import to_batch
 from strega_jax.training.validation import sample_slices
 
 SETTLING_SLICES = 16

@@ -12,23 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from strega_jax.augment import augment
 from strega_jax.config import Augment, Run
 from strega_jax.detectors.base import Batch, Detector, Variables
+from strega_jax.models.batches import DeviceBatch, to_batch
 from strega_jax.slices.store import Normalisation
 from strega_jax.training.mesh import replicated
 from strega_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
-DeviceBatch = dict[str, Array]
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
-
-
-def to_batch(raw: DeviceBatch, normalisation: Normalisation) -> Batch:
-    """Stored slices → what a detector is given: the brain told from the background, then normalised."""
-    images = raw["images"].astype(jnp.float32)
-    brain = (images.max(axis=-1) > 0).astype(jnp.float32)
-    shape = (1, 1, 1, images.shape[-1])
-    mean = jnp.reshape(jnp.array(normalisation.mean, jnp.float32), shape)
-    std = jnp.reshape(jnp.array(normalisation.std, jnp.float32), shape)
-    return {"images": (images - mean) / std, "brain": brain, "position": raw["position"]}
 
 
 def make_train_step(

@@ -7,7 +7,7 @@ import numpy as np
 
 from strega_jax.config import Run
 from strega_jax.detectors.base import Detector
-from strega_jax.slices.loader import padded_batches
+from strega_jax.models.batches import padded_batches
 from strega_jax.slices.store import SliceStore, SplitSource
 from strega_jax.training.mesh import shard_batch
 from strega_jax.training.metrics import MetricsLog

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from strega_jax.inference.detect import Detection
+from strega_jax.detection.found import Detection
 from strega_jax.postprocess import bounding_box, slice_boxes
 
 JPEG_QUALITY = 80

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from strega_jax.inference.write import Written
+from strega_jax.output.write import Written
 from strega_jax.scans.cohorts import Case
 from strega_jax.scans.files import replacing, write_json
 

@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from strega_jax.errors import CheckpointError
 from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
+from strega_jax.slices.brain import brain_of
 
 if TYPE_CHECKING:
-    from strega_jax.inference.model import Model
+    from strega_jax.models.model import Model
     from strega_jax.slices.store import SliceStore
 
 FILE = "reference.json"
@@ -61,7 +62,7 @@ class Reference:
 
 def slice_error(images: Float[np.ndarray, "k h w c"], reconstruction: Float[np.ndarray, "k h w c"]) -> float:
     """Median over slices of the mean absolute residual inside the brain, which a lesion in few slices hardly moves."""
-    inside = images.max(axis=-1) > 0
+    inside = brain_of(images)
     residual = np.abs(images - reconstruction).mean(axis=-1) * inside
     return float(np.median(residual.sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strega_jax.inference.detect import Detection
+from strega_jax.detection.found import Detection
 from strega_jax.postprocess import Component, find_components, slice_boxes
 from strega_jax.scans.files import replacing, write_json
 from strega_jax.scans.scan import write_volume

@@ -11,11 +11,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.detectors.base import Detector, Variables
 from strega_jax.errors import ConfigError
-from strega_jax.inference.detect import Scorer
-from strega_jax.inference.model import SCORING_BATCH, Model
-from strega_jax.slices.loader import padded_batches
+from strega_jax.models.batches import padded_batches, to_batch
+from strega_jax.models.model import SCORING_BATCH, Model
+from strega_jax.models.scorer import Scorer
 from strega_jax.slices.store import Normalisation
-from strega_jax.training.step import to_batch
 
 
 def score_deviation(

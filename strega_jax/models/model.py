@@ -15,12 +15,11 @@ from jaxtyping import Array, Float
 from strega_jax.detectors import build
 from strega_jax.detectors.base import Batch, Detector, Restoring, Variables
 from strega_jax.errors import CheckpointError
+from strega_jax.models.about import About
+from strega_jax.models.batches import padded_batches, to_batch
+from strega_jax.models.checkpoint import find_step, read_about
 from strega_jax.scans.files import PathLike, absolute
-from strega_jax.slices.loader import padded_batches
 from strega_jax.slices.store import Normalisation
-from strega_jax.training.checkpoints import About, find_step, read_about
-from strega_jax.training.state import init_state, make_optimizer
-from strega_jax.training.step import to_batch
 
 # Slices scored at once; every scan is cut into batches of this size, so that one program serves all.
 SCORING_BATCH = 16
@@ -94,13 +93,12 @@ def load_model(path: PathLike) -> Model:
     about = read_about(step)
     run = about.run
     detector = build(run.detector, run.model, run.compute_dtype)
-    optimizer = make_optimizer(run.optimiser, detector, about.total_steps)
-    fresh = functools.partial(init_state, detector, optimizer, run.optimiser, about.image_shape, run.seed)
-    like = jax.eval_shape(fresh)
+    mutable = dict(jax.eval_shape(lambda: detector.init(jax.random.key(run.seed), about.image_shape)))
+    params = mutable.pop("params", {})
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {"params": like.params, "mutable": like.mutable}
-    if like.average is not None:
-        wanted["average"] = like.average
+    wanted = {"params": params, "mutable": mutable}
+    if run.optimiser.ema_decay:
+        wanted["average"] = params
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     # This process reads for itself, whatever the others of its job do.

@@ -18,8 +18,8 @@ from jaxtyping import Float
 
 from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
-from strega_jax.inference.open import Opened
-from strega_jax.inference.reference import Reference
+from strega_jax.models.opened import Opened
+from strega_jax.models.reference import Reference
 from strega_jax.scans.files import replacing
 
 FORMAT = 1

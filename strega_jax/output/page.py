@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from strega_jax.inference.detect import Detection
-from strega_jax.inference.pictures import STAGES, grey, jpeg, png, slice_picture, stages_picture, tiled
+from strega_jax.detection.found import Detection
+from strega_jax.output.pictures import STAGES, grey, jpeg, png, slice_picture, stages_picture, tiled
 from strega_jax.postprocess import bounding_box
 from strega_jax.scans.files import replacing
 
@@ -80,7 +80,7 @@ def write_html(path: Path, title: str, sections: Sequence[str], scripts: Sequenc
 
 def packaged(name: str) -> str:
     """A style or script of this package."""
-    return resources.files("strega_jax.inference.web").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("strega_jax.output.web").joinpath(name).read_text(encoding="utf-8")
 
 
 def flags_section(flags: Sequence[Mapping[str, str]]) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from strega_jax.detection.found import Detection
 from strega_jax.errors import ScanError
-from strega_jax.inference.detect import Detection
-from strega_jax.inference.write import DISCLAIMER
+from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.dicom import Series, sort_slices
 from strega_jax.scans.files import replacing
 

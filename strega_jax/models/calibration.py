@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import CheckpointError
-from strega_jax.inference.detect import Scorer
+from strega_jax.models.scorer import Scorer
 from strega_jax.postprocess import healthy_thresholds, refine_scores
 from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
+from strega_jax.slices.brain import brain_of
 from strega_jax.slices.store import Entry, SliceStore
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,22 @@ def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postproces
     rows = np.array(entry.indices) - entry.indices[0]
     stack = np.zeros((rows[-1] + 1, *scores.shape[1:]), np.float32)
     brain = np.zeros(stack.shape, bool)
-    stack[rows], brain[rows] = scores, images.max(axis=-1) > 0
+    stack[rows], brain[rows] = scores, brain_of(images)
     h, w, k = entry.grid_spacing_mm
     return refine_scores(stack, brain, (k, h, w), settings)[brain]
 
 
 def _told(refinement: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in refinement.items())
+
+
+def healthy_value(settings: Postprocess, calibration: Calibration | None) -> float | None:
+    """The threshold that the settings take from healthy scans, if they do."""
+    if not settings.needs_calibration:
+        return None
+    if calibration is None:
+        raise CheckpointError(
+            f"postprocess.threshold is {settings.threshold!r}, but the checkpoint has no calibration.json beside "
+            "it; make it with `python -m strega_jax.train --evaluate`, or choose 'otsu'"
+        )
+    return calibration.threshold(settings)

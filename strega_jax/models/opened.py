@@ -1,17 +1,14 @@
-"""Whatever a user calls a model — workdir, checkpoint, exported file — ready to detect with."""
+"""A model opened for use, with what belongs to it."""
 
 import dataclasses
 import functools
 import hashlib
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from strega_jax.inference.detect import Scorer
-from strega_jax.inference.reference import Reference, load_reference
-
-if TYPE_CHECKING:
-    from strega_jax.inference.calibration import Calibration
+from strega_jax.models.calibration import Calibration
+from strega_jax.models.reference import Reference
+from strega_jax.models.scorer import Scorer
 
 EXPORTED = ".zip"
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -22,7 +19,7 @@ class Opened:
     """A model, what healthy brains score with it, and what its training cohort looked like."""
 
     model: Scorer
-    calibration: "Calibration | None"
+    calibration: Calibration | None
     reference: Reference | None
 
     @functools.cached_property
@@ -44,24 +41,3 @@ class Opened:
             "slices show": about.preprocess.representation,
             "slice grid": f"{about.preprocess.grid}, {about.preprocess.size}×{about.preprocess.size} pixels",
         }
-
-
-def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
-    """Load a workdir's newest checkpoint, the checkpoint named, or what `strega_jax.export` made.
-
-    Without a path, the weights that come with the package.
-
-    Raises:
-        CheckpointError: it is missing, damaged or of another version.
-    """
-    if Path(path).suffix == EXPORTED:
-        from strega_jax.inference.exported import load_exported
-
-        return load_exported(Path(path))
-    # An exported model runs where what these import is not installed.
-    from strega_jax.inference.calibration import load_calibration
-    from strega_jax.inference.model import load_model
-    from strega_jax.inference.weights import FILE, load_weights
-
-    model = load_weights(Path(path)) if (Path(path) / FILE).exists() else load_model(path)
-    return Opened(model, load_calibration(path), load_reference(path))

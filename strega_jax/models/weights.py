@@ -15,12 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError
-from strega_jax.inference.calibration import save_calibration
-from strega_jax.inference.model import Model
-from strega_jax.inference.open import Opened
-from strega_jax.inference.reference import save_reference
+from strega_jax.models.about import About
+from strega_jax.models.calibration import save_calibration
+from strega_jax.models.model import Model
+from strega_jax.models.opened import Opened
+from strega_jax.models.reference import save_reference
 from strega_jax.scans.files import replacing, write_json
-from strega_jax.training.checkpoints import About
 
 FILE = "variables.safetensors"
 # Statistics of a healthy atlas are many and need no more than three digits.

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from strega_jax.inference.page import NOTE, write_html
+from strega_jax.output.page import NOTE, write_html
 from strega_jax.scans.files import write_tsv
 
 PAGE, TABLE = "group.html", "group.tsv"

@@ -12,10 +12,10 @@ import nibabel
 import numpy as np
 from jaxtyping import Bool, Float
 
-from strega_jax.inference.detect import Detection
-from strega_jax.inference.ghosting import strongest_ghost
-from strega_jax.inference.pose import fit_pose
-from strega_jax.inference.reference import Reference, slice_error
+from strega_jax.detection.found import Detection
+from strega_jax.detection.ghosting import strongest_ghost
+from strega_jax.detection.pose import fit_pose
+from strega_jax.models.reference import Reference, slice_error
 from strega_jax.postprocess import bounding_box
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume
