@@ -84,11 +84,11 @@ def get_config(name: str = "cce_vae") -> ConfigDict:
 
 
 def _postprocess(name: str, default: Run, own: Run) -> Postprocess:
-    """The default's; residuals get the ceiling that its detector has within, a tissue class keeps its own threshold."""
+    """The default's; residuals are clipped as its detector does within, a tissue class keeps its own threshold."""
     if name == "tissue_class":
         return own.postprocess
-    ceiling = default.model["ceiling"] if name == "cce_vae" or name not in WITHOUT_RESIDUAL else 0.0
-    return dataclasses.replace(default.postprocess, ceiling=ceiling)
+    clip = default.model["residual_scale"] if name == "cce_vae" or name not in WITHOUT_RESIDUAL else 0.0
+    return dataclasses.replace(default.postprocess, clip=clip)
 
 
 def _run_of(name: str) -> Run:

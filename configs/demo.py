@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             augment=Augment(flip_left_right=0.5, rotation=0.5, rotation_degrees=5.0),
             optimiser=Optimiser(learning_rate=1e-3, decay="cosine", warmup_steps=20, clip_norm=1e4),
             training=Training(batch_size=16, steps=400, log_every=10, validate_every=200, checkpoint_every=100),
-            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
+            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", false_positive_rate=0.005, min_volume_ml=2.0),
             data=Data(scans="demo", demo_subjects=24, planted=4, controls=4),
         )
     )

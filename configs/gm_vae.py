@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
             augment=Augment(flip_left_right=0.5, affine=0.5, affine_degrees=5.0, affine_scale=0.05),
             optimiser=Optimiser(learning_rate=1e-4),
             training=Training(batch_size=32, steps=10_000),
-            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
+            postprocess=Postprocess(smooth_mm=3.0, threshold="healthy", false_positive_rate=0.005, min_volume_ml=2.0),
         )
     )

@@ -27,6 +27,6 @@ def get_config() -> ConfigDict:
                 normalise="zscore",
             ),
             training=Training(batch_size=64, epochs=1, checkpoint_every=10_000, validate_every=10_000),
-            postprocess=Postprocess(smooth_mm=1.0, threshold="healthy", healthy_rate=0.005, min_volume_ml=2.0),
+            postprocess=Postprocess(smooth_mm=1.0, threshold="healthy", false_positive_rate=0.005, min_volume_ml=2.0),
         )
     )

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
                     "sign": "contrast",
                     "channel_weights": (2.0, 1.0, 0.0, 6.0),
                 },
-                "ceiling": 1.0,
+                "residual_scale": 1.0,
                 "brighter": 0.2,
             },
             preprocess=Preprocess(
@@ -54,9 +54,9 @@ def get_config() -> ConfigDict:
             postprocess=Postprocess(
                 smooth_mm=6.0,
                 mirror=0.8,
-                threshold="seeded",
-                healthy_rate=5e-4,
-                peak_share=0.3,
+                threshold="hysteresis",
+                false_positive_rate=5e-4,
+                low_fraction=0.3,
                 min_volume_ml=2.0,
             ),
         )

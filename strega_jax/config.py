@@ -25,7 +25,7 @@ class Preprocess:
     # at one end and residual skull at the other would otherwise claim a tissue class of their own
     window_percentiles: tuple[float, float] = (0.0, 100.0)
     assume_stripped: bool = False  # trust that the brain is extracted; do not check
-    tissue: Literal["fsl", "robust", "external"] = "fsl"  # preset of the segmentation; external: FAST files
+    tissue: Literal["fsl", "robust"] = "fsl"  # preset of the segmentation
     # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; fractions_excess: these and what
     # lies beyond white matter on the classes' own intensity scale; intensity: restored image
     representation: Literal["pveseg", "seg", "fractions", "fractions_excess", "intensity"] = "pveseg"
@@ -159,21 +159,20 @@ class Training:
 class Postprocess:
     """Score map → mask, on the scan's own grid, axial slice by axial slice."""
 
-    ceiling: float = 0.0  # scores above count as this, so that one bright rim does not outshine the rest; 0: none
+    clip: float = 0.0  # scores above count as this, so that one bright rim does not outshine the rest; 0: none
     smooth_mm: float = 0.0  # Gaussian sigma on the score map, before the threshold; 0: none
     # subtract this share of the score at the mirrored place of the other hemisphere: healthy anatomy and what sets one
     # scanner apart from another are nearly symmetric, lesions are not. 0: none; else needs preprocess.grid=template
     mirror: float = 0.0
-    # seeded: all above `peak_share` of the scan's highest score, in components that somewhere reach the healthy
+    # hysteresis: all above `low_fraction` of the scan's highest score, in components that somewhere reach the healthy
     # threshold; where no voxel does, nothing is marked
-    threshold: Literal["otsu", "fixed", "healthy", "seeded"] = "otsu"
+    threshold: Literal["otsu", "fixed", "healthy", "hysteresis"] = "otsu"
     scope: Literal["slice", "volume"] = "slice"  # of Otsu's histogram
-    # fixed: the threshold; seeded: that of the seeds, 0: from healthy scans; otsu: a slice whose threshold falls
+    # fixed: the threshold; hysteresis: that of the seeds, 0: from healthy scans; otsu: a slice whose threshold falls
     # below it stays empty
     value: float = 0.0
-    healthy_rate: float = 0.01  # healthy, seeded: share of healthy brain voxels that may lie above the threshold
-    peak_share: float = 0.35  # seeded: share of the highest score down to which a component reaches
-    opening_radius: int = 0  # pixels, disk; 0: no opening by structuring element
+    false_positive_rate: float = 0.01  # healthy, hysteresis: target rate among the voxels of healthy brains
+    low_fraction: float = 0.35  # hysteresis: share of the highest score down to which a component reaches
     min_area_px: int = 0  # smaller components of a slice are dropped (area opening)
     min_area_mm2: float = 0.0  # the same in mm²; the larger of both counts
     connectivity: Literal[4, 8] = 4  # of components within a slice
@@ -181,28 +180,30 @@ class Postprocess:
 
     def __post_init__(self) -> None:
         for name in (
-            "ceiling",
+            "clip",
             "smooth_mm",
             "value",
-            "opening_radius",
             "min_area_px",
             "min_area_mm2",
             "min_volume_ml",
         ):
             _require(getattr(self, name) >= 0, f"postprocess.{name}", getattr(self, name), "≥ 0")
         _require(0 <= self.mirror <= 1, "postprocess.mirror", self.mirror, "in [0, 1]")
-        for name in ("healthy_rate", "peak_share"):
+        for name in ("false_positive_rate", "low_fraction"):
             _require(0 < getattr(self, name) < 1, f"postprocess.{name}", getattr(self, name), "in (0, 1)")
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the threshold comes from healthy scans."""
-        return self.threshold == "healthy" or (self.threshold == "seeded" and self.value == 0)
+        return self.threshold == "healthy" or (self.threshold == "hysteresis" and self.value == 0)
 
     @property
     def refinement(self) -> dict[str, float]:
-        """What is done to scores before they are compared with a threshold; a calibration holds for these."""
-        return {name: getattr(self, name) for name in ("ceiling", "smooth_mm", "mirror")}
+        """What is done to scores before they are compared with a threshold, where it is done at all.
+
+        A calibration holds for these.
+        """
+        return {name: value for name in ("clip", "smooth_mm", "mirror") if (value := getattr(self, name))}
 
 
 @dataclasses.dataclass(frozen=True)

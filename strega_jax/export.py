@@ -126,7 +126,7 @@ def _with_fixed_threshold(run: Run, calibration: Calibration | None) -> Run:
     value = healthy_value(run.postprocess, calibration)
     if value is None:
         return run
-    kind = "seeded" if run.postprocess.threshold == "seeded" else "fixed"
+    kind = "hysteresis" if run.postprocess.threshold == "hysteresis" else "fixed"
     postprocess = dataclasses.replace(run.postprocess, threshold=kind, value=value)
     return dataclasses.replace(run, postprocess=postprocess)
 

@@ -5,7 +5,7 @@
     python -m strega_jax.predict --checkpoint=runs/ixi_t1 --input=dicom_series/ --output=found/
     python -m strega_jax.predict bids_dir output_dir participant --participant-label 01 02
 
-For every scan it writes, on the scan's own grid, NAME_mask.nii.gz, NAME_desc-residual.nii.gz (the anomaly score),
+For every scan it writes, on the scan's own grid, NAME_mask.nii.gz, NAME_desc-anomalymap.nii.gz (the anomaly score),
 with --samples NAME_desc-uncertainty.nii.gz, and beside them NAME_components.csv (volumes in ml, places in scanner
 mm, boxes), NAME_boxes.json (the same, boxes slice by slice, and the doubts that the input checks raised) and
 NAME.html: a page to look at, without a network. group.html and group.tsv list all scans, most anomaly first.

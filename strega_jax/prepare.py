@@ -33,7 +33,6 @@ _CONTRASTS = flags.DEFINE_list("contrasts", [], "Prepare these contrasts only, e
 _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev and test subjects.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides which subject falls into which split.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
-_FAST = flags.DEFINE_string("fast_output", None, "Folder of FAST results, with --config.preprocess.tissue=external.")
 _MASKS = flags.DEFINE_string("masks", None, "Folder of brain masks, each of its scan's file name, for whole heads.")
 _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
 
@@ -50,7 +49,6 @@ def main() -> int:
         Path(_OUTPUT.value),
         settings,
         workers=_WORKERS.value,
-        fast_output=Path(_FAST.value) if _FAST.value else None,
         masks=Path(_MASKS.value) if _MASKS.value else None,
         process_index=index,
         process_count=count,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from strega_jax import command
 from strega_jax.errors import ScanError
 from strega_jax.scans.cohorts import Case, find_cases
-from strega_jax.scans.scan import Scan, read_scan, same_grid
+from strega_jax.scans.scan import Scan, read_scan, same_grid, stem
 from strega_jax.tissue import files, mixel, segment
 from strega_jax.tissue.sheet import write_sheet
 
@@ -97,7 +97,7 @@ def _one(case: Case, output: Path) -> None:
         files.write_bids(folder, tissue, scan, about)
     else:
         files.write_fast(folder, tissue, scan)
-    write_sheet(folder / f"{files.stem(case.image)}_check.png", tissue, scan)
+    write_sheet(folder / f"{stem(case.image)}_check.png", tissue, scan)
 
 
 def _place(case: Case) -> Path:

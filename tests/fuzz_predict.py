@@ -30,7 +30,7 @@ from strega_jax import predict
 from strega_jax.errors import StregaError
 
 NAMES = ["scan", "sub-01_T1w", "sub-..T1w", "..", "a b;c'd", "ä\n\t", "-flag", "x" * 200, "sub-1_T2w", "{0}%s"]
-COMPLETE = {"_mask.nii.gz", "_desc-residual.nii.gz", "_components.csv", ".html", "_boxes.json"}
+COMPLETE = {"_mask.nii.gz", "_desc-anomalymap.nii.gz", "_components.csv", ".html", "_boxes.json"}
 OTHERS = {"group.html", "group.tsv"}
 
 

@@ -29,7 +29,7 @@ RUN = Run(
         normalise="unit",
     ),
     training=Training(batch_size=8),
-    postprocess=Postprocess(threshold="healthy", healthy_rate=0.05, min_volume_ml=0.5),
+    postprocess=Postprocess(threshold="healthy", false_positive_rate=0.05, min_volume_ml=0.5),
     data=Data(scans="demo", demo_subjects=3),
 )  # fmt: skip
 

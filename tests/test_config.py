@@ -32,7 +32,7 @@ def test_as_config_opens_every_field_of_the_detector_to_overrides():
         ({"augment": {"noise": 1.5}}, "a probability"),
         ({"augment": {"ghosts": (4,)}}, "2 values"),
         ({"optimiser": {"learning_rate": -1.0}}, "> 0"),
-        ({"postprocess": {"healthy_rate": 0.0}}, "healthy_rate"),
+        ({"postprocess": {"false_positive_rate": 0.0}}, "false_positive_rate"),
         ({"postprocess": {"mirror": 1.5}}, "mirror"),
     ],
 )

@@ -1,5 +1,6 @@
 """Every detector: its config builds and fits its slices, and it goes through training, restart and prediction."""
 
+import dataclasses
 import importlib.util
 import shutil
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_the_comparison_gives_every_detector_the_defaults_input_and_postprocessi
     if name != "intensity_threshold":  # which looks at one channel
         assert run.preprocess == default.preprocess
     if name != "tissue_class":  # its fraction has a threshold of its own
-        refinement = {**run.postprocess.refinement, "ceiling": default.postprocess.ceiling}
+        refinement = dataclasses.replace(run.postprocess, clip=default.postprocess.clip).refinement
         assert refinement == default.postprocess.refinement
 
 

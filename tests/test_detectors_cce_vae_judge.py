@@ -58,18 +58,18 @@ def test_the_score_is_the_capped_residual_and_what_is_brighter_times_the_probabi
     scale = np.array([1.0, 2.0, 3.0], np.float32)  # CSF, GM, WM
     above = np.minimum(np.asarray(batch["images"]) @ scale, 3) - np.asarray(VAE.usual(part, batch)) @ scale
     assert np.abs(above).max() > 0.1
-    for ceiling, brighter in ((0.0, 0.0), (0.2, 0.0), (2.0, 0.5), (0.0, 0.5)):
-        detector = dataclasses.replace(TINY, ceiling=ceiling, brighter=brighter)
+    for residual_scale, brighter in ((0.0, 0.0), (0.2, 0.0), (2.0, 0.5), (0.0, 0.5)):
+        detector = dataclasses.replace(TINY, residual_scale=residual_scale, brighter=brighter)
         residual = np.asarray(VAE.score(part, batch, key)) + brighter * np.maximum(above, 0) * batch["brain"]
         probability = np.asarray(detector.probability(variables, batch))
         assert 0 <= probability.min() <= probability.max() <= 1
         assert not probability[np.asarray(batch["brain"]) == 0].any()
-        wanted = (np.minimum(residual / ceiling, 1) if ceiling else residual) * probability
+        wanted = (np.minimum(residual / residual_scale, 1) if residual_scale else residual) * probability
         np.testing.assert_allclose(detector.score(variables, batch, key), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_beyond_white_matter_nothing_is_brighter():
-    detector = CceVaeJudge(healthy=VAE, maps=(4, 4), blocks=1, ceiling=0.0, brighter=0.5)
+    detector = CceVaeJudge(healthy=VAE, maps=(4, 4), blocks=1, residual_scale=0.0, brighter=0.5)
     variables, batch = fresh(detector, 4), discs(2, 3)
     white = jnp.zeros((*batch["brain"].shape, 4)).at[..., 2].set(batch["brain"])
     beyond = white.at[..., 3].set(batch["brain"])
@@ -108,7 +108,7 @@ def test_images_that_do_not_fit_are_refused(fields, channels, said):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"healthy": CceVae()}, {"ceiling": -1.0}, {"brighter": -0.1}, {"maps": ()}, {"blocks": 0}]
+    "fields", [{"healthy": CceVae()}, {"residual_scale": -1.0}, {"brighter": -0.1}, {"maps": ()}, {"blocks": 0}]
 )
 def test_hyperparameters_out_of_range_are_refused(fields):
     with pytest.raises(ConfigError):

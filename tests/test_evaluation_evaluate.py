@@ -94,10 +94,10 @@ def test_target_rates_are_set_against_those_realised_on_controls(scored):
     halves = [row for row in rates if row["threshold from"] == "the other half of the controls"]
     assert [row["target"] for row in halves] == [0.01, 0.05, 0.10]
     own = [row for row in rates if row["threshold from"] == "the checkpoint's calibration"]
-    assert [row["target"] for row in own] == [RUN.postprocess.healthy_rate, 0.01, 0.05, 0.10]
+    assert [row["target"] for row in own] == [RUN.postprocess.false_positive_rate, 0.01, 0.05, 0.10]
     scores = np.concatenate([of.healthy_scores for of in results.scored if of.healthy_scores is not None])
     for row in own:
-        settings = dataclasses.replace(RUN.postprocess, healthy_rate=row["target"])
+        settings = dataclasses.replace(RUN.postprocess, false_positive_rate=row["target"])
         assert opened.calibration is not None
         assert row["threshold"] == opened.calibration.threshold(settings)
         assert row["realised"] == pytest.approx((scores > row["threshold"]).mean())

@@ -66,16 +66,16 @@ def ill_brains(tmp_path_factory):
             scan = dataclasses.replace(healthy, data=planted)
             slices = preprocess(scan, shipped.model.about.preprocess)
             own = found_by(shipped, scan, slices)
-            if not tied(own.score, shipped.model.about.run.postprocess.peak_share):
+            if not tied(own.score, shipped.model.about.run.postprocess.low_fraction):
                 made.append((scan, slices, shipped.model.score(slices.images, slices.position), own))
                 break
     assert len(made) == 5
     return made
 
 
-def tied(score, peak_share):
+def tied(score, low_fraction):
     """Whether a score is the threshold but for the last bits: runtimes that add in another order may then disagree."""
-    return bool((np.abs(score - peak_share * score.max()) < TIE).any())
+    return bool((np.abs(score - low_fraction * score.max()) < TIE).any())
 
 
 def found_by(opened, scan, slices):

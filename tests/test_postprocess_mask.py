@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from skimage.filters import threshold_otsu
-from skimage.morphology import area_opening, disk, opening
+from skimage.morphology import area_opening
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.postprocess import mask_from_score
-from strega_jax.postprocess.morphology import drop_small_areas, open_by_disk
+from strega_jax.postprocess.morphology import drop_small_areas
 
 SPACING = (1.0, 1.0, 1.0)
 SHAPE = (52, 61, 23)
@@ -42,33 +42,6 @@ def test_otsu_by_slice_then_area_opening_equals_scikit_image(score: np.ndarray, 
 def test_otsu_by_volume_equals_scikit_image(score: np.ndarray, brain: np.ndarray) -> None:
     mask = mask_from_score(score, brain, SPACING, Postprocess(scope="volume"))
     np.testing.assert_array_equal(mask, score > threshold_otsu(score))
-
-
-def test_opening_by_disk_inside_the_chain(score: np.ndarray, brain: np.ndarray) -> None:
-    mask = mask_from_score(score, brain, SPACING, Postprocess(threshold="fixed", value=0.05, opening_radius=2))
-    expected = np.stack([opening(score[:, :, z] > 0.05, disk(2)) for z in range(SHAPE[2])], axis=2)
-    assert expected.any()
-    np.testing.assert_array_equal(mask, expected)
-
-
-@pytest.mark.parametrize("radius", [1, 2, 3, 5])
-def test_opening_equals_scikit_image_up_to_the_border(radius: int) -> None:
-    noise = np.random.default_rng(radius).normal(size=(40, 45, 70))
-    slices = ndimage.gaussian_filter(noise, (0, 2, 2)) > -0.03
-    expected = np.stack([opening(image, disk(radius)) for image in slices])
-    assert 0 < expected.sum() < slices.sum()
-    np.testing.assert_array_equal(open_by_disk(slices, radius), expected)
-
-
-def test_a_brain_that_fills_the_image_is_opened_up_to_the_border() -> None:
-    score = np.random.default_rng(0).uniform(size=(30, 40, 3)).astype(np.float32)
-    score = ndimage.gaussian_filter(score, (2, 2, 0))
-    brain = np.ones(score.shape, bool)
-    brain[0] = False
-    mask = mask_from_score(score, brain, SPACING, Postprocess(threshold="fixed", value=0.48, opening_radius=3))
-    expected = np.stack([opening((score * brain)[:, :, z] > 0.48, disk(3)) for z in range(3)], axis=2)
-    assert expected[-1].any()
-    np.testing.assert_array_equal(mask, expected)
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
@@ -128,7 +101,7 @@ def test_components_grow_from_seeds_down_to_a_share_of_the_peak(brain: np.ndarra
     score[19, 19, 9] = 0.4  # touches its corner
     score[20, 28, 11] = 0.3  # above no share of the peak
     score[30:34, 30:34, 10:13] = 0.7  # never reaches it
-    settings = Postprocess(threshold="seeded", peak_share=0.35)
+    settings = Postprocess(threshold="hysteresis", low_fraction=0.35)
     mask = mask_from_score(score, brain, SPACING, settings, healthy_threshold=0.8)
     expected = np.zeros(SHAPE, bool)
     expected[20:24, 20:24, 10:13] = expected[19, 19, 9] = True
@@ -136,7 +109,7 @@ def test_components_grow_from_seeds_down_to_a_share_of_the_peak(brain: np.ndarra
     assert not mask_from_score(score, brain, SPACING, settings, healthy_threshold=1.0).any()
     fixed = dataclasses.replace(settings, value=0.6)
     assert mask_from_score(score, brain, SPACING, fixed)[31, 31, 11]
-    with pytest.raises(ConfigError, match="'seeded'"):
+    with pytest.raises(ConfigError, match="'hysteresis'"):
         mask_from_score(score, brain, SPACING, settings)
 
 

@@ -36,7 +36,7 @@ def test_smoothing_is_a_gaussian_normalised_by_its_weight_in_the_brain(scores: n
 
 
 def test_scores_are_capped_before_they_are_smoothed(scores: np.ndarray, brain: np.ndarray) -> None:
-    both = refine_scores(scores, brain, SPACING, Postprocess(ceiling=1.0, smooth_mm=4.0))
+    both = refine_scores(scores, brain, SPACING, Postprocess(clip=1.0, smooth_mm=4.0))
     np.testing.assert_array_equal(
         both, refine_scores(np.minimum(scores, 1), brain, SPACING, Postprocess(smooth_mm=4.0))
     )

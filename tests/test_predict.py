@@ -78,7 +78,7 @@ def test_outputs_agree_and_are_resumed(opened, tmp_path):
         assert sum(float(row["volume_ml"]) for row in table) == pytest.approx(marked.sum() * 0.008, abs=1e-3)
         assert summary["anomaly_ml"] == pytest.approx(marked.sum() * 0.008)
         assert summary["compared_with_training"]
-        residual = np.asanyarray(nib.load(job.paths.residual).dataobj)
+        residual = np.asanyarray(nib.load(job.paths.anomaly_map).dataobj)
         assert residual[marked].min() > residual[~marked].mean()
         uncertainty = np.asanyarray(nib.load(job.paths.uncertainty).dataobj)
         assert uncertainty.max() > 0
@@ -87,10 +87,10 @@ def test_outputs_agree_and_are_resumed(opened, tmp_path):
     stamp = jobs[0].paths.mask.stat().st_mtime_ns
     assert [d.skipped for d in detect_all(jobs, opened, settings)] == [True, True]
     assert jobs[0].paths.mask.stat().st_mtime_ns == stamp
-    jobs[1].paths.residual.unlink()
+    jobs[1].paths.anomaly_map.unlink()
     assert is_complete(jobs[0], opened, settings)
     assert not is_complete(jobs[1], opened, settings)
-    other = dataclasses.replace(settings.postprocess, healthy_rate=0.2)
+    other = dataclasses.replace(settings.postprocess, false_positive_rate=0.2)
     assert not is_complete(jobs[0], opened, dataclasses.replace(settings, postprocess=other))
     assert not is_complete(dataclasses.replace(jobs[0], digest=lambda: "another file"), opened, settings)
     assert [d.skipped for d in detect_all(jobs, opened, settings)] == [True, False]

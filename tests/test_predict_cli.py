@@ -43,7 +43,7 @@ def test_a_bids_app_writes_derivatives_on_the_scans_grid(derivatives):
     folder = derivatives / "sub-demo001" / "anat"
     names = {path.name for path in folder.iterdir()}
     stem = "sub-demo001_"
-    maps = {f"{stem}desc-anomalyT1w_mask", f"{stem}desc-residual_T1w", f"{stem}desc-uncertainty_T1w"}
+    maps = {f"{stem}desc-anomalyT1w_mask", f"{stem}desc-anomalymap_T1w", f"{stem}desc-uncertainty_T1w"}
     assert {name + end for name in maps for end in (".nii.gz", ".json")} <= names
     source = nib.load(next((small_workdir() / "demo_cohort" / "sub-demo001").rglob("*_T1w.nii.gz")))
     for name in maps:

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             ),
             optimiser=Optimiser(learning_rate=1e-3),
             training=Training(batch_size=8, steps=6, log_every=1, validate_every=6, checkpoint_every=3),
-            postprocess=Postprocess(threshold="healthy", healthy_rate=0.02, min_volume_ml=0.5),
+            postprocess=Postprocess(threshold="healthy", false_positive_rate=0.02, min_volume_ml=0.5),
             data=Data(scans="demo", demo_subjects=6, planted=1, controls=1),
         )
     )

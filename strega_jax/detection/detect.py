@@ -1,7 +1,5 @@
 """Scan in, mask out: the whole pipeline for one scan."""
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float
 
@@ -23,7 +21,6 @@ def detect_scan(
     calibration: Calibration | None = None,
     *,
     contrast: Contrast | None = None,
-    fast_output: Path | None = None,
     samples: int = 0,
 ) -> Detection:
     """Find what does not fit in one brain-extracted scan.
@@ -34,7 +31,6 @@ def detect_scan(
         settings: score → mask.
         calibration: healthy scores, for `settings.threshold == "healthy"`.
         contrast: MR contrast of this scan, where it is not the training contrast.
-        fast_output: folder of an existing FAST result, for models trained on such.
         samples: latent samples for `Detection.uncertainty`; 0: none is made.
 
     Raises:
@@ -42,7 +38,7 @@ def detect_scan(
         CheckpointError: the settings ask for a calibration that the checkpoint lacks.
         ConfigError: the model has no latent distribution to sample.
     """
-    slices = preprocess(scan, model.about.preprocess, contrast, fast_output)
+    slices = preprocess(scan, model.about.preprocess, contrast)
     return detect_slices(model, scan, slices, settings, calibration, samples=samples)
 
 

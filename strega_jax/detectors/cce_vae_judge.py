@@ -48,7 +48,7 @@ class CceVaeJudge:
     """
 
     healthy: CceVae = dataclasses.field(default_factory=lambda: CceVae(atlas_heights=39))  # residual and healthy mean
-    ceiling: float = 1.5  # residuals are counted in units of this, and those above as 1; 0: as they are
+    residual_scale: float = 1.5  # residuals are counted in units of this, and those above as 1; 0: as they are
     # this times how far a pixel lies above the healthy mean of its place, on the tissue scale and up to white matter,
     # is added to the residual before it is cut
     brighter: float = 0.0
@@ -60,7 +60,7 @@ class CceVaeJudge:
 
     def __post_init__(self) -> None:
         require(self.healthy.atlas_heights >= 1, "healthy.atlas_heights", self.healthy.atlas_heights, "≥ 1")
-        require(self.ceiling >= 0, "ceiling", self.ceiling, "≥ 0")
+        require(self.residual_scale >= 0, "residual_scale", self.residual_scale, "≥ 0")
         require(self.brighter >= 0, "brighter", self.brighter, "≥ 0")
         require(len(self.maps) >= 1 and min(self.maps, default=0) >= 4, "maps", self.maps, "one or more numbers ≥ 4")
         require(self.blocks >= 1, "blocks", self.blocks, "≥ 1")
@@ -113,13 +113,13 @@ class CceVaeJudge:
         return self._healthy.reconstruct(_part(variables, "healthy"), batch)
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
-        """The VAE's score, as `brighter` and `ceiling` say, times the judge's probability; ≥ 0, 0 outside the brain."""
+        """The VAE's score, brightened and scaled, times the judge's probability; ≥ 0, 0 outside the brain."""
         residual = self._healthy.score(_part(variables, "healthy"), batch, key)
         if self.brighter:
             above = jnp.minimum(tissue_scale(batch["images"]), 3.0) - self._usual(variables, batch)
             residual = residual + self.brighter * jnp.maximum(above, 0.0)
-        if self.ceiling:
-            residual = jnp.minimum(residual / self.ceiling, 1.0)
+        if self.residual_scale:
+            residual = jnp.minimum(residual / self.residual_scale, 1.0)
         return residual * self.probability(variables, batch)
 
     def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:

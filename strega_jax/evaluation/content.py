@@ -114,8 +114,8 @@ def _rates(
     ]
     if calibration is not None and calibration.refinement == settings.refinement and scores:
         voxels = sum(of.size for of in scores)
-        for target in (settings.healthy_rate, *TARGET_RATES):
-            threshold = calibration.threshold(dataclasses.replace(settings, healthy_rate=target))
+        for target in (settings.false_positive_rate, *TARGET_RATES):
+            threshold = calibration.threshold(dataclasses.replace(settings, false_positive_rate=target))
             above = sum(int(np.count_nonzero(of > threshold)) for of in scores)
             where = {"threshold from": "the checkpoint's calibration", "target": target, "threshold": threshold}
             rows.append({**where, "realised": above / voxels})

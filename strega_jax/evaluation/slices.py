@@ -55,7 +55,7 @@ def shown_slice(detection: Detection, truth: Bool[np.ndarray, "x y z"], settings
 
 def _uncleaned(detection: Detection, settings: Postprocess) -> Bool[np.ndarray, "x y z"]:
     """What lies above the threshold, before anything small is dropped."""
-    bare = dataclasses.replace(settings, opening_radius=0, min_area_px=0, min_area_mm2=0.0, min_volume_ml=0.0)
+    bare = dataclasses.replace(settings, min_area_px=0, min_area_mm2=0.0, min_volume_ml=0.0)
     if bare == settings:
         return detection.mask
     return mask_from_score(

@@ -88,7 +88,7 @@ def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
         same = all(found[key] == wanted[key] for key in ("made_from", "made_with"))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    files = [job.paths.mask, job.paths.residual, job.paths.components]
+    files = [job.paths.mask, job.paths.anomaly_map, job.paths.components]
     files += [job.paths.uncertainty] * (settings.samples > 0) + [job.paths.page] * settings.pages
     return same and all(file.is_file() for file in files)
 
@@ -185,7 +185,7 @@ def _write_sidecars(paths: Written, detection: Detection, record: dict[str, Any]
     }
     kinds: dict[Path, dict[str, Any]] = {
         paths.mask: {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
-        paths.residual: {"Description": "anomaly score", "SkullStripped": True},
+        paths.anomaly_map: {"Description": "anomaly score", "SkullStripped": True},
     }
     if detection.uncertainty is not None:
         kinds[paths.uncertainty] = {"Description": "standard deviation of the score", "SkullStripped": True}

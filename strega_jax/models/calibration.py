@@ -32,13 +32,13 @@ class Calibration:
     thresholds: tuple[float, ...]  # … this score
 
     def threshold(self, settings: Postprocess) -> float:
-        """The refined score that `settings.healthy_rate` of healthy brain voxels exceed."""
+        """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed."""
         if settings.refinement != self.refinement:
             raise CheckpointError(
                 f"the model was calibrated with {_told(self.refinement)}, asked for {_told(settings.refinement)}; "
                 "calibrate it again with `python -m strega_jax.train --evaluate`"
             )
-        return float(np.interp(np.log(settings.healthy_rate), np.log(self.rates), self.thresholds))
+        return float(np.interp(np.log(settings.false_positive_rate), np.log(self.rates), self.thresholds))
 
 
 def calibrate(model: Scorer, store: SliceStore, settings: Postprocess) -> Calibration:

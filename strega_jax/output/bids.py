@@ -27,7 +27,7 @@ def derivative_paths(output: Path, case: Case) -> Written:
     return Written(
         # Several contrasts of one subject may share all entities: the label tells them apart.
         mask=folder / f"{stem}_desc-anomaly{suffix}_mask.nii.gz",
-        residual=folder / f"{stem}_desc-residual_{suffix}.nii.gz",
+        anomaly_map=folder / f"{stem}_desc-anomalymap_{suffix}.nii.gz",
         uncertainty=folder / f"{stem}_desc-uncertainty_{suffix}.nii.gz",
         components=folder / f"{stem}_{suffix}_components.csv",
         page=folder / f"{stem}_{suffix}.html",

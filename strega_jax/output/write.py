@@ -23,7 +23,7 @@ class Written:
     """Paths of one detection's files. `boxes` is written last: where it is, the others are complete."""
 
     mask: Path
-    residual: Path
+    anomaly_map: Path
     uncertainty: Path
     components: Path
     page: Path
@@ -34,7 +34,7 @@ def output_paths(folder: Path, name: str) -> Written:
     """Where a scan's files go."""
     return Written(
         mask=folder / f"{name}_mask.nii.gz",
-        residual=folder / f"{name}_desc-residual.nii.gz",
+        anomaly_map=folder / f"{name}_desc-anomalymap.nii.gz",
         uncertainty=folder / f"{name}_desc-uncertainty.nii.gz",
         components=folder / f"{name}_components.csv",
         page=folder / f"{name}.html",
@@ -66,7 +66,7 @@ def write_detection(
     paths = paths or output_paths(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(paths.mask, detection.mask, detection.scan)
-    write_volume(paths.residual, detection.score.astype(np.float32), detection.scan)
+    write_volume(paths.anomaly_map, detection.score.astype(np.float32), detection.scan)
     if detection.uncertainty is not None:
         write_volume(paths.uncertainty, detection.uncertainty.astype(np.float32), detection.scan)
     components = components_of(detection)

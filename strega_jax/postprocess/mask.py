@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes, open_by_disk
+from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes
 from strega_jax.postprocess.otsu import otsu_thresholds
 
 
@@ -57,9 +57,8 @@ def mask_from_score(
     slices = np.ascontiguousarray(inside.transpose(2, 0, 1))
     thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
     marked = slices > thresholds[:, None, None]
-    if settings.threshold == "seeded":
+    if settings.threshold == "hysteresis":
         marked = _with_seeds(marked, slices > np.float32(settings.value or healthy_threshold or 0))
-    marked = _open_within(marked, box, score.shape, settings.opening_radius)
     min_area = max(settings.min_area_px, settings.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
     marked = drop_small_areas(marked, min_area, settings.connectivity)
     mask[box] = marked.transpose(1, 2, 0)
@@ -94,8 +93,8 @@ def _thresholds(
     """One threshold a slice; infinity where the slice stays empty."""
     if settings.threshold != "otsu":
         value = settings.value if settings.threshold == "fixed" else healthy_threshold
-        if settings.threshold == "seeded":
-            value = settings.peak_share * float(slices.max())
+        if settings.threshold == "hysteresis":
+            value = settings.low_fraction * float(slices.max())
         return np.full(len(slices), value, np.float32)
     if settings.scope == "slice":
         beside = shape[0] * shape[1] - slices[0].size
@@ -113,16 +112,3 @@ def _with_seeds(marked: Bool[np.ndarray, "k h w"], seeds: Bool[np.ndarray, "k h 
     kept[np.unique(labels[seeds & marked])] = True
     kept[0] = False
     return kept[labels]
-
-
-def _open_within(
-    marked: Bool[np.ndarray, "k h w"], box: tuple[slice, ...], shape: tuple[int, ...], radius: int
-) -> Bool[np.ndarray, "k h w"]:
-    """Opening of the cropped slices as if they lay in the whole image: beyond the crop there is background."""
-    if radius == 0:
-        return marked
-    # Only where the box ends inside the image is there a pixel beyond it.
-    margins = [(min(1, box[a].start), min(1, shape[a] - box[a].stop)) for a in range(2)]
-    (top, bottom), (left, right) = margins
-    opened = open_by_disk(np.pad(marked, [(0, 0), *margins]), radius)
-    return opened[:, top : opened.shape[1] - bottom, left : opened.shape[2] - right]

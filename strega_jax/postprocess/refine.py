@@ -2,9 +2,9 @@
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from strega_jax.config import Postprocess
-from strega_jax.postprocess.smoothing import smooth_score
 
 # Where less than this share of the Gaussian lies in the brain, its weight is taken as this: a lone voxel at the
 # brain's edge is not blown up to the level of its neighbourhood.
@@ -19,7 +19,7 @@ def refine_scores(
 ) -> Float[np.ndarray, "k h w"]:
     """Scores of all slices of a grid, gaps filled with zeros, as the threshold is to see them.
 
-    In this order, each if it is set: `ceiling`; a Gaussian of `smooth_mm`, normalised by its weight in the brain, so
+    In this order, each if it is set: `clip`; a Gaussian of `smooth_mm`, normalised by its weight in the brain, so
     that the brain's edge is not dimmed; less `mirror` times the score at the mirrored place along h, never below 0.
 
     Args:
@@ -32,11 +32,13 @@ def refine_scores(
         float32, 0 outside the brain.
     """
     refined = np.where(brain, scores, np.float32(0)).astype(np.float32)
-    if settings.ceiling > 0:
-        refined = np.minimum(refined, np.float32(settings.ceiling))
+    if settings.clip > 0:
+        refined = np.minimum(refined, np.float32(settings.clip))
     if settings.smooth_mm > 0:
-        weight = smooth_score(brain.astype(np.float32), settings.smooth_mm, spacing_mm)
-        refined = smooth_score(refined, settings.smooth_mm, spacing_mm) / np.maximum(weight, np.float32(LEAST_WEIGHT))
+        sigma = [settings.smooth_mm / edge for edge in spacing_mm]
+        weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma, mode="constant")
+        refined = ndimage.gaussian_filter(refined, sigma, mode="constant")
+        refined = refined / np.maximum(weight, np.float32(LEAST_WEIGHT))
         refined = np.where(brain, refined, np.float32(0))
     if settings.mirror > 0:
         refined = np.maximum(refined - np.float32(settings.mirror) * refined[:, ::-1], np.float32(0))

@@ -92,7 +92,7 @@ LAYOUTS = {
     ),
     "flat": Layout(
         "NIfTI files directly in the folder, labels as NAME_mask.nii.gz or NAME_seg.nii.gz",
-        (_FLAT + r"(?<!mask)(?<!seg)(?<!residual)(?<!roi)$",),
+        (_FLAT + r"(?<!mask)(?<!seg)(?<!anomalymap)(?<!uncertainty)(?<!roi)$",),
         (_FLAT + r"_(?:desc-(?:expert|fused)_)?(?:mask|d?seg)$",),
         recursive=False,
     ),

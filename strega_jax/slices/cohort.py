@@ -39,7 +39,6 @@ def prepare_cohort(
     settings: Preprocess,
     *,
     workers: int = 2,
-    fast_output: Path | None = None,
     masks: Path | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -56,7 +55,6 @@ def prepare_cohort(
         output: folder of the store, made if need be.
         settings: preprocessing.
         workers: threads.
-        fast_output: folder with FAST results, for `tissue="external"`.
         masks: folder with a brain mask for every scan, of the scan's file name, on its grid; what is 0 there is cut.
             Without it, the brain masks that the data set brings along are used.
         process_index: of this process.
@@ -80,7 +78,7 @@ def prepare_cohort(
                 slice_store.write_entry(output, entry)
             return False
         scan = read_image(dataclasses.replace(case, brain=brain))
-        _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256, fast_output)
+        _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256)
         return True
 
     with ThreadPoolExecutor(workers) as pool:
@@ -107,9 +105,8 @@ def _prepare(
     settings: Preprocess,
     digest: str,
     source_sha256: str,
-    fast_output: Path | None,
 ) -> None:
-    volume = preprocess(scan, settings, case.contrast, fast_output)  # pyright: ignore[reportArgumentType]
+    volume = preprocess(scan, settings, case.contrast)  # pyright: ignore[reportArgumentType]
     tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
     slice_store.write_scan(
         output,

@@ -2,7 +2,6 @@
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,7 +12,6 @@ from strega_jax.scans.scan import Scan
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
 from strega_jax.tissue import TissueMap, segment
-from strega_jax.tissue.files import read_external
 
 # Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
 BRAIN_FLOOR = 1e-3
@@ -53,42 +51,33 @@ class SliceVolume:
         return np.where(self.brain, self.grid.back(stack, self.brain.shape), np.float32(0))
 
 
-def preprocess(
-    scan: Scan, settings: Preprocess, contrast: Contrast | None = None, fast_output: Path | None = None
-) -> SliceVolume:
+def preprocess(scan: Scan, settings: Preprocess, contrast: Contrast | None = None) -> SliceVolume:
     """Segment a brain-extracted scan and cut it into slices.
 
     Args:
         scan: the scan.
         settings: how; `settings.contrast` unless `contrast` names another for this scan.
         contrast: MR contrast of this scan.
-        fast_output: folder of an existing FAST result, for `settings.tissue == "external"`.
 
     Raises:
         ScanError: no brain in it, not brain-extracted, or the alignment failed.
     """
     try:
-        return _preprocess(scan, settings, contrast or settings.contrast, fast_output)
+        return _preprocess(scan, settings, contrast or settings.contrast)
     except ScanError as error:
         if str(scan.path) in str(error):
             raise
         raise ScanError(f"{scan.path}: {error}") from error
 
 
-def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_output: Path | None) -> SliceVolume:
-    if settings.tissue == "external":
-        if fast_output is None:
-            raise ScanError("tissue='external' needs the folder of its FAST output")
-        tissue = read_external(fast_output, scan)
-    else:
-        image = _windowed(scan.data, settings.window_percentiles)
-        tissue = segment(
-            image,
-            scan.spacing_mm,
-            contrast=contrast,
-            preset=settings.tissue,
-            assume_stripped=settings.assume_stripped,
-        )
+def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast) -> SliceVolume:
+    tissue = segment(
+        _windowed(scan.data, settings.window_percentiles),
+        scan.spacing_mm,
+        contrast=contrast,
+        preset=settings.tissue,
+        assume_stripped=settings.assume_stripped,
+    )
     brain = tissue.seg > 0
     grid = _grid(scan, tissue, brain, settings)
     inside = grid.sample(brain.astype(np.float32)) > 0.5
