@@ -1,7 +1,7 @@
 """The contrast of an MR image: by its name, held against what its timing makes of fluid, grey and white matter.
 
 The timing is put into the signal equations of spin echo, inversion recovery and spoiled gradient echo (Haacke et al.,
-Magnetic Resonance Imaging, Wiley 1999, chapters 8, 14 and 18; Ernst and Anderson 1966) for three tissues; what is
+Magnetic Resonance Imaging, Wiley 1999; Ernst and Anderson, Rev. Sci. Instrum. 1966;37:93) for three tissues; what is
 brightest says what the weighting is.
 """
 
@@ -12,9 +12,10 @@ from strega_jax.scans.dicom_frames import Acquisition
 from strega_jax.scans.dicom_kinds import plain
 
 # Fluid, grey and white matter at 3 T: proton density relative to water, T1 and T2 in ms. Wansapura et al., JMRI
-# 1999;9:531 (grey and white); Lin et al., JMRI 2001;14:675 and Piechnik et al., MRM 2009;61:579 (fluid); densities:
-# Whittall et al., MRM 1997;37:34. At 1.5 T T1 is shorter by a fifth, which moves no decision of a usual protocol.
-TISSUES = {"fluid": (1.0, 4160.0, 2000.0), "grey": (0.82, 1331.0, 110.0), "white": (0.70, 832.0, 80.0)}
+# 1999;9:531 (grey and white); Rooney et al., MRM 2007;57:308 and Piechnik et al., MRM 2009;61:579 (fluid); densities:
+# Whittall et al., MRM 1997;37:34. Other measurements in living brains at 1.5 and 3 T move no decision of a usual
+# protocol (tests/test_dicom_contrasts.py).
+TISSUES = {"fluid": (1.0, 4300.0, 2000.0), "grey": (0.82, 1331.0, 110.0), "white": (0.70, 832.0, 80.0)}
 # In long trains of low refocusing angles the effective TE overstates the T2 weighting: 300 to 400 ms look as 100 to
 # 120 do (Mugler, JMRI 2014;39:745).
 LONGEST_TE = 120.0
@@ -119,10 +120,10 @@ def _by_spin_echo(tr: float, te: float, ti: float | None, *, inverted: bool) -> 
     if ti is not None and STIR_TI < ti < LEAST_TI:
         return ""
     fluid, grey, white = (_spin_echo(tissue, tr, min(te, LONGEST_TE), ti) for tissue in TISSUES.values())
-    if white > WHITE_OVER_GREY * grey and white > fluid:
-        return "T1w"
     if ti is not None and ti >= LEAST_FLAIR_TI:
         return "FLAIR" if fluid < NULLED * grey else ""
+    if white > WHITE_OVER_GREY * grey and white > fluid:
+        return "T1w"
     if te >= LEAST_T2_TE and fluid > FLUID_OVER_GREY * grey:
         return "T2w"
     return "PD" if te <= LONGEST_PD_TE and grey > white and fluid < LIKE_GREY * grey and ti is None else ""

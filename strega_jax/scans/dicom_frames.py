@@ -102,13 +102,22 @@ def frames_of(path: Path, data: "pydicom.Dataset") -> list[Frame]:
         ScanError: no place, or one that no image of a head has; pixel data that are not what the header says.
     """
     acquisitions = acquisitions_of(path, data)
-    check_pixel_length(path, data, len(acquisitions))
+    _guarded(path, lambda: _check_pixel_length(path, data, len(acquisitions)))
     return [
         _guarded(path, lambda i=i, a=a: _frame(path, data, i, a, _parts(data, i))) for i, a in enumerate(acquisitions)
     ]
 
 
-def check_pixel_length(path: Path, data: "pydicom.Dataset", frames: int) -> None:
+def _guarded(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except ScanError:
+        raise
+    except Exception as error:  # pydicom decodes an element when it is asked for, with errors of any type
+        raise ScanError(f"{path}: not a readable DICOM file ({short(error)}); copy it again") from error
+
+
+def _check_pixel_length(path: Path, data: "pydicom.Dataset", frames: int) -> None:
     """Refuse a file that holds more or fewer pixels than its header says. Raises ScanError."""
     if "PixelData" not in data:
         raise ScanError(f"{path}: no pixel data in it")
@@ -125,15 +134,6 @@ def check_pixel_length(path: Path, data: "pydicom.Dataset", frames: int) -> None
         raise ScanError(
             f"{path}: its pixel data hold {held / one:.3g} images, its header says {frames}; export it again"
         )
-
-
-def _guarded(path: Path, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except ScanError:
-        raise
-    except Exception as error:  # pydicom decodes an element when it is asked for, with errors of any type
-        raise ScanError(f"{path}: not a readable DICOM file ({short(error)}); copy it again") from error
 
 
 def _parts(data: "pydicom.Dataset", index: int) -> Part:

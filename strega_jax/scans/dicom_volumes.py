@@ -45,11 +45,10 @@ def split_volumes(frames: Sequence[Frame]) -> tuple[dict[str, list[Frame]], list
 
 
 def is_localiser(frames: Sequence[Frame]) -> bool:
-    """Whether frames are a few slices in each of several directions."""
-    groups = _by_grid(frames)
-    first = np.array(groups[0][0].orientation)
-    turned = any(not np.allclose(np.array(group[0].orientation), first, atol=0.1) for group in groups)
-    return turned and max(len(group) for group in groups) < LOCALISER_SLICES
+    """Whether frames are a few slices in each of several directions, about as many in one as in another."""
+    largest, *others = _by_grid(frames)
+    turned = [group for group in others if not np.allclose(group[0].orientation, largest[0].orientation, atol=0.1)]
+    return bool(turned) and len(largest) < min(LOCALISER_SLICES, 2 * len(turned[0]) + 1)
 
 
 def normal_of(frame: Frame) -> Float[np.ndarray, "3"]:
