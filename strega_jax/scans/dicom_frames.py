@@ -92,7 +92,7 @@ def frame_count(path: Path, data: "pydicom.Dataset") -> int:
 
 def acquisitions_of(path: Path, data: "pydicom.Dataset") -> list[Acquisition]:
     """How each frame was acquired. Raises ScanError for a damaged header."""
-    return [_guarded(path, lambda i=i: _acquisition(data, _parts(data, i))) for i in range(frame_count(path, data))]
+    return [guarded(path, lambda i=i: _acquisition(data, _parts(data, i))) for i in range(frame_count(path, data))]
 
 
 def frames_of(path: Path, data: "pydicom.Dataset") -> list[Frame]:
@@ -102,13 +102,14 @@ def frames_of(path: Path, data: "pydicom.Dataset") -> list[Frame]:
         ScanError: no place, or one that no image of a head has; pixel data that are not what the header says.
     """
     acquisitions = acquisitions_of(path, data)
-    _guarded(path, lambda: _check_pixel_length(path, data, len(acquisitions)))
+    guarded(path, lambda: _check_pixel_length(path, data, len(acquisitions)))
     return [
-        _guarded(path, lambda i=i, a=a: _frame(path, data, i, a, _parts(data, i))) for i, a in enumerate(acquisitions)
+        guarded(path, lambda i=i, a=a: _frame(path, data, i, a, _parts(data, i))) for i, a in enumerate(acquisitions)
     ]
 
 
-def _guarded(path: Path, read: Callable[[], T]) -> T:
+def guarded(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; whatever it raises becomes a ScanError about the file."""
     try:
         return read()
     except ScanError:

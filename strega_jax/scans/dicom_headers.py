@@ -18,6 +18,7 @@ MAX_FILE_BYTES = 2**30  # a multi-frame file of a head at 0.4 mm has a quarter o
 CONVERT = "convert it with dcm2niix"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 PREAMBLE = 128
+FIRST_GROUP = 0x0004  # of a data set (that of a DICOMDIR); elements rise from there
 # A file without preamble is taken for DICOM when so many elements in a row look like the start of a data set.
 PLAUSIBLE_ELEMENTS = 3
 SHORT_VRS = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL",
@@ -46,12 +47,20 @@ def read_dataset(path: Path) -> "pydicom.Dataset":
         content = path.read_bytes()
         if DEFLATED in content:
             raise ScanError(f"{path}: deflated DICOM, which may unpack to any size; {CONVERT}")
-        data = module.dcmread(io.BytesIO(content), force=content[PREAMBLE : PREAMBLE + 4] != b"DICM")
+        data = module.filereader.read_partial(
+            io.BytesIO(content),
+            # What some exporters append, megabytes of zeros at times, would be read as elements of group 0000.
+            stop_when=lambda tag, *_: tag.group < FIRST_GROUP,
+            force=content[PREAMBLE : PREAMBLE + 4] != b"DICM",
+        )
         if "TransferSyntaxUID" not in data.file_meta:  # pydicom found out how it is encoded, but does not say so there
             implicit, little = data.original_encoding
             explicit = module.uid.ExplicitVRLittleEndian if little else module.uid.ExplicitVRBigEndian
             data.file_meta.TransferSyntaxUID = module.uid.ImplicitVRLittleEndian if implicit else explicit
-        str(data.get("SOPClassUID"))  # pydicom decodes an element when it is asked for, and may fail only then
+        # pydicom decodes an element when it is asked for, and may fail only then.
+        known = str(data.get("SOPClassUID") or ""), "Rows" in data, "DirectoryRecordSequence" in data
+        if not any(known):
+            raise ValueError("it ends before it says what it is")
     except ScanError:
         raise
     except Exception as error:  # a damaged file takes pydicom to errors of almost any type

@@ -9,7 +9,7 @@ from pathlib import Path
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.dicom_contrasts import decide_contrast
 from strega_jax.scans.dicom_files import Image, Skipped, label_of, once, read_image
-from strega_jax.scans.dicom_frames import Frame
+from strega_jax.scans.dicom_frames import Frame, guarded
 from strega_jax.scans.dicom_headers import is_dicom
 from strega_jax.scans.dicom_volumes import MAX_VOLUMES, is_localiser, split_volumes
 from strega_jax.scans.layouts import CONTRASTS
@@ -84,7 +84,7 @@ def find_study(folder: Path) -> Study:
                 skipped.add([path], "an image, but not DICOM; give it as --input by itself")
             continue
         try:
-            images += read_image(path, folder, files, skipped)
+            images += guarded(path, lambda path=path: read_image(path, folder, files, skipped))
             readable += 1
         except ScanError as error:
             skipped.add([path], str(error).removeprefix(f"{path}: "))
