@@ -26,7 +26,7 @@ from absl import app
 from nilearn import datasets
 
 from strega_jax.inference.batch import Settings, detect_all
-from strega_jax.inference.jobs import nifti_jobs
+from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.lesions import plant_lesion
@@ -101,7 +101,7 @@ def stages_s(scan: Path, folder: Path) -> dict[str, float]:
         spent: dict[str, float] = collections.defaultdict(float)
         with timed(spent):
             start = time.perf_counter()
-            done = next(detect_all(nifti_jobs(find_cases(scan), folder / str(number)), opened, settings))
+            done = next(detect_all(make_jobs(find_cases(scan), folder / str(number)), opened, settings))
             spent["in all"] = time.perf_counter() - start
         assert done.error is None
         assert done.anomaly_ml > 0

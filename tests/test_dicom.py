@@ -10,7 +10,7 @@ import pytest
 
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ScanError
-from strega_jax.scans.dicom import find_series, holds_dicom, one_series, read_series
+from strega_jax.scans.dicom import find_series, find_study, one_series, read_series
 from strega_jax.scans.scan import read_scan
 
 pydicom = pytest.importorskip("pydicom", reason="no pydicom: DICOM was NOT checked")
@@ -107,36 +107,66 @@ def test_compressed_series_and_several_series(volume, folder, tmp_path):
         data.save_as(path)
     np.testing.assert_array_equal(read_series(one_series(folder)).data, plain.data)
     write_dicom(tmp_path / "other" / "series", volume[:, :, ::-1], oblique(), seed=1)
-    assert holds_dicom(tmp_path)
     found = find_series(tmp_path)
     assert len({series.name for series in found}) == 2
     assert all(series.name.replace("-", "").replace("_", "").isalnum() for series in found)
     with pytest.raises(ScanError, match="2 DICOM series"):
         one_series(tmp_path)
-    (tmp_path / "a.nii.gz").touch()
-    assert not holds_dicom(tmp_path)
 
 
+# What is wrong with one slice → where it is told: of the file, which is left out, or of the series.
 BAD = {
-    "mixed orientations": {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
-    "pixels in one series": {"Rows": 20, "Columns": 24},
+    "slices of another size, spacing or direction": {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+    "slices of another size, spacing or direction ": {"Rows": 20, "Columns": 24},
     "no pair of directions": {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
     "not MR": {"Modality": "CT"},
     "several frames": {"NumberOfFrames": 2},
     "colour": {"PhotometricInterpretation": "RGB"},
+    "greys are inverted": {"PhotometricInterpretation": "MONOCHROME1"},
     "of no brain scan": {"PixelSpacing": [900.0, 900.0]},
     "metres from the scanner": {"ImagePositionPatient": [1e6, 0, 0]},
     "no usable ImagePositionPatient": {"ImagePositionPatient": None},
-    "cannot be decoded": {"PixelData": b"\0\0"},
+    "RescaleSlope is nan": {"RescaleSlope": float("nan")},
+    "pixel data hold 0.00208 images": {"PixelData": b"\0\0"},
+    "pixel data hold 20 images": {"PixelData": bytes(20 * 2 * 20 * 24)},
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_what_is_no_volume_is_refused_by_name(folder, message):
-    change(sorted(folder.iterdir())[3], **BAD[message])
-    with pytest.raises(ScanError, match=message) as told:
-        read_series(one_series(folder))
+def test_a_file_that_is_no_slice_is_named_and_the_series_that_then_has_a_gap(folder, message):
+    by_height = sorted(folder.iterdir(), key=lambda p: pydicom.dcmread(p).ImagePositionPatient[2])
+    change(by_height[3], **BAD[message])
+    study = find_study(folder)
+    (what, why), *others = study.skipped
+    assert not others
+    assert str(by_height[3]) in what
+    assert message.strip() in why
+    with pytest.raises(ScanError, match="slices are missing") as told:
+        read_series(study.series[0])
     assert str(folder) in str(told.value)
+
+
+def test_a_bad_file_at_the_end_of_the_stack_leaves_a_volume_without_that_slice(folder):
+    by_height = sorted(folder.iterdir(), key=lambda p: pydicom.dcmread(p).ImagePositionPatient[2])
+    whole = read_series(one_series(folder))
+    change(by_height[0], PixelData=bytes(20 * 2 * 20 * 24))  # of twenty slices, and no NumberOfFrames
+    study = find_study(folder)
+    assert [str(by_height[0]) in what for what, _ in study.skipped] == [True]
+    assert "20 images" in study.series[0].left_out[0]
+    scan = read_series(study.series[0])
+    assert scan.native_shape == (*SHAPE[:2], SHAPE[2] - 1)
+    np.testing.assert_array_equal(scan.to_native(scan.data), whole.to_native(whole.data)[:, :, 1:])
+    np.testing.assert_allclose(scan.native_affine @ [0, 0, 0, 1], whole.native_affine @ [0, 0, 1, 1], atol=1e-5)
+
+
+def test_compressed_pixels_that_cannot_be_decoded_refuse_the_series(folder):
+    path = sorted(folder.iterdir())[3]
+    data = pydicom.dcmread(path)
+    data.compress(RLELossless)
+    data.PixelData = data.PixelData[:80]
+    data.save_as(path)
+    with pytest.raises(ScanError, match="cannot be decoded"):
+        read_series(one_series(folder))
 
 
 def test_gaps_doubles_and_tilted_stacks_are_refused(volume, folder, tmp_path):
@@ -146,7 +176,8 @@ def test_gaps_doubles_and_tilted_stacks_are_refused(volume, folder, tmp_path):
     with pytest.raises(ScanError, match="slices are missing"):
         read_series(one_series(folder))
     by_height[4].write_bytes(missing)
-    (folder / "twice").write_bytes(missing)
+    (folder / "other").write_bytes(missing)
+    change(folder / "other", SOPInstanceUID=generate_uid())
     with pytest.raises(ScanError, match="lie at one place"):
         read_series(one_series(folder))
     sheared = oblique()

@@ -12,7 +12,7 @@ from small_workdir import small_scan, small_workdir
 
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.batch import AbstainedError, Settings, detect_all, is_complete
-from strega_jax.inference.jobs import nifti_jobs
+from strega_jax.inference.jobs import make_jobs
 from strega_jax.inference.pipeline import staged
 from strega_jax.models.opening import open_model
 from strega_jax.models.reference import Reference, load_reference
@@ -61,7 +61,7 @@ def test_stages_end_when_the_consumer_stops():
 
 def test_outputs_agree_and_are_resumed(opened, tmp_path):
     cases = find_cases(small_workdir() / "demo_cohort")[:2]
-    jobs = nifti_jobs(cases, tmp_path)
+    jobs = make_jobs(cases, tmp_path)
     settings = settings_of(opened, samples=3)
     done = list(detect_all(jobs, opened, settings))
     assert [d.error for d in done] == [None, None]
@@ -133,7 +133,7 @@ def test_deviation_over_samples_is_that_of_single_samples(opened):
 
 
 def test_scans_unlike_training_are_doubted_and_strict_abstains(opened, tmp_path):
-    jobs = nifti_jobs(find_cases(small_scan()), tmp_path)
+    jobs = make_jobs(find_cases(small_scan()), tmp_path)
     numbers = dict(opened.reference.numbers)
     for name in ("wm", "error", "brain_ml"):
         spread = numbers[name]
@@ -143,7 +143,7 @@ def test_scans_unlike_training_are_doubted_and_strict_abstains(opened, tmp_path)
     assert done.error is None
     assert [flag.check for flag in done.flags] == ["tissue", "tissue", "reconstruction"]
     strict = settings_of(opened, strict=True, overwrite=True)
-    other = nifti_jobs(find_cases(small_scan()), tmp_path / "strict")
+    other = make_jobs(find_cases(small_scan()), tmp_path / "strict")
     done = next(detect_all(other, odd, strict))
     assert isinstance(done.error, AbstainedError)
     assert "WM makes" in str(done.error)

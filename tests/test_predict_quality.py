@@ -11,7 +11,7 @@ from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.pose import fit_pose
 from strega_jax.detection.quality import Flag, noise_share, reference_flags, scan_flags
 from strega_jax.inference.batch import Settings, detect_all
-from strega_jax.inference.jobs import nifti_jobs
+from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.source import open_scan
@@ -153,7 +153,7 @@ def test_headers_without_orientation_are_doubted(opened, tmp_path):
     nib.save(image, tmp_path / "scan.nii")
     done = next(
         detect_all(
-            nifti_jobs(find_cases(tmp_path), tmp_path / "out"), opened, Settings(opened.model.about.run.postprocess)
+            make_jobs(find_cases(tmp_path), tmp_path / "out"), opened, Settings(opened.model.about.run.postprocess)
         )
     )
     assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.flags)

@@ -1,6 +1,7 @@
 """A mask as a DICOM segmentation beside the series that it was made from. Needs highdicom."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -8,13 +9,17 @@ from strega_jax.detection.found import Detection
 from strega_jax.errors import ScanError
 from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.dicom import Series, sort_slices
+from strega_jax.scans.dicom_frames import Frame
 from strega_jax.scans.files import replacing
+
+if TYPE_CHECKING:
+    import pydicom
 
 MODEL = "strega-jax"
 
 
 def write_segmentation(path: Path, detection: Detection, series: Series, source: str) -> None:
-    """Write the mask as one binary segment on the frames of the series.
+    """Write the mask as one binary segment on the frames of the series, classic or enhanced multi-frame.
 
     Args:
         path: the file.
@@ -31,7 +36,8 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
         from pydicom.uid import generate_uid
     except ImportError as error:
         raise ScanError("--dicom_seg needs highdicom: pip install 'strega-jax[dicom]'") from error
-    slices = [data for _, data in sort_slices(series)]
+    slices = sort_slices(series)
+    sources = list({frame.path: data for frame, data in slices}.values())
     # Columns, rows, slices → frames of rows × columns.
     frames = detection.scan.to_native(detection.mask).transpose(2, 1, 0).astype(np.uint8)
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -45,11 +51,12 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
     )
-    entropy = [str(slices[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
+    entropy = [str(sources[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
     try:
         dataset = hd.seg.Segmentation(
-            source_images=slices,
+            source_images=sources,
             pixel_array=frames,
+            **_places(hd, [frame for frame, _ in slices], sources),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[segment],
             series_instance_uid=generate_uid(entropy_srcs=[*entropy, "series"]),
@@ -63,8 +70,37 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
             omit_empty_frames=False,  # an empty mask is a result too
             series_description=DISCLAIMER,
         )
+        _refer_to(dataset, {frame.index + 1 for frame, _ in slices})
     except Exception as error:  # attributes that the series lacks raise errors of many types
         raise ScanError(f"{series.folder}: no DICOM SEG can be made of it ({error})") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         dataset.save_as(temporary)
+
+
+def _places(hd: Any, frames: list[Frame], sources: "list[pydicom.Dataset]") -> dict[str, Any]:
+    """What highdicom must be told of places, and what it wants to find in the sources, which are mended in memory."""
+    if "PerFrameFunctionalGroupsSequence" not in sources[0]:
+        for source in sources:  # it takes directions that differ in the ninth digit for different ones
+            source.ImageOrientationPatient = sources[0].ImageOrientationPatient
+        return {}
+    if len(sources) > 1:
+        raise ValueError("it is spread over several multi-frame files, and a DICOM SEG can be made of one")
+    own = sources[0].PerFrameFunctionalGroupsSequence[frames[0].index]
+    shared = sources[0].SharedFunctionalGroupsSequence[0]
+    for name in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if name not in shared:
+            setattr(shared, name, own[name].value)
+    system = hd.CoordinateSystemNames.PATIENT
+    return {"plane_positions": [hd.PlanePositionSequence(system, list(frame.position)) for frame in frames]}
+
+
+def _refer_to(segmentation: "pydicom.Dataset", numbers: set[int]) -> None:
+    """Keep those references to frames that the scan was made of: other echoes and times may lie at the same places."""
+    for item in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in item.get("DerivationImageSequence") or ():
+            derivation.SourceImageSequence = [
+                source
+                for source in derivation.SourceImageSequence
+                if source.get("ReferencedFrameNumber") is None or source.ReferencedFrameNumber in numbers
+            ]

@@ -2,12 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool
 
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
+
+if TYPE_CHECKING:
+    from strega_jax.scans.dicom import Series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Case:
         name: unique within one search, fit for file names, e.g. `sub-gbm01_ses-pre_T1ce`.
         healthy: True where the cohort vouches for it, False where it is a patient, None where nobody says.
         brain: brain mask that the data set brings along, or None.
+        series: the DICOM series that it is, or None; `image` is then its folder.
     """
 
     cohort: str
@@ -35,6 +40,12 @@ class Case:
     name: str
     healthy: bool | None = None
     brain: Path | None = None
+    series: "Series | None" = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of its image."""
+        return self.series.files if self.series else (self.image,)
 
 
 def read_truth(case: Case, scan: Scan) -> Bool[np.ndarray, "x y z"]:

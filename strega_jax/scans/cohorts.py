@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -15,6 +16,9 @@ from strega_jax.scans.files import walk_files
 from strega_jax.scans.layouts import LAYOUTS
 from strega_jax.scans.matching import match_layout
 from strega_jax.scans.scan import SUFFIXES, stem
+
+if TYPE_CHECKING:
+    from strega_jax.scans.dicom import Series
 
 SHOWN_FILES = 5  # of those that fit no layout
 
@@ -35,26 +39,59 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
         ConfigError: unknown layout or contrast.
     """
     root = Path(folder)
-    wanted = {require_contrast(name) for name in contrasts}
+    wanted = [require_contrast(name) for name in contrasts]
     if layout != "auto" and layout not in LAYOUTS:
         raise ConfigError(f"unknown layout {layout!r}; known: auto, {', '.join(LAYOUTS)}")
     if not root.exists():
         raise ScanError(f"{root}: no such file or folder")
     if root.is_file():
-        return [case_of_file(root, layout)]
-    files = [path for path in walk_files(root) if _is_image(path)]
+        return _keep(root, _of_file(root, layout), wanted)
+    every = walk_files(root)
+    files = [path for path in every if _is_image(path)]
     found, left = _match(root, files, layout)
+    found += _dicom_cases(root, [path for path in every if not _is_image(path)])
     if not found:
         raise ScanError(_nothing_found(root, files, layout))
     if left:
         shown = ", ".join(path.relative_to(root).as_posix() for path in left[:SHOWN_FILES])
         more = f" and {len(left) - SHOWN_FILES} more" if len(left) > SHOWN_FILES else ""
         logging.warning("%s: %d images fit no layout and are left out: %s%s", root, len(left), shown, more)
+    return unique_names(_keep(root, found, wanted))
+
+
+def case_of_series(series: "Series") -> Case:
+    """The case of one DICOM series: its patient is the subject, its study the session."""
+    session = f"ses-{series.patient}" if series.patient else ""
+    subject = f"sub-{series.patient or series.name}"
+    return Case(series.folder.name, subject, session, series.contrast, series.folder, None, series.name, series=series)
+
+
+def _of_file(path: Path, layout: str) -> list[Case]:
+    if _is_image(path):
+        return [case_of_file(path, layout)]
+    from strega_jax.scans.dicom import find_series, is_dicom
+
+    if not is_dicom(path):
+        return [case_of_file(path, layout)]  # its reader says what is wrong
+    series = find_series(path.parent)
+    return [case_of_series(one) for one in series if path.name == "DICOMDIR" or path in one.files]
+
+
+def _keep(root: Path, found: list[Case], wanted: Sequence[str]) -> list[Case]:
     kept = [case for case in found if not wanted or case.contrast in wanted or not case.contrast]
     if not kept:
         there = ", ".join(sorted({case.contrast for case in found}))
-        raise ScanError(f"{root}: no scan of {', '.join(sorted(wanted))}; found {there}")
-    return unique_names(kept)
+        raise ScanError(f"{root}: no scan of {', '.join(wanted)}; found {there}")
+    return kept
+
+
+def _dicom_cases(root: Path, files: Sequence[Path]) -> list[Case]:
+    """The DICOM series of a folder; a BIDS data set's own images are meant, not what they were made from."""
+    from strega_jax.scans.dicom import find_series, is_dicom
+
+    if (root / "dataset_description.json").is_file() or not any(is_dicom(path) for path in files):
+        return []
+    return [case_of_series(series) for series in find_series(root)]
 
 
 def case_of_file(path: Path, layout: str = "auto") -> Case:
@@ -112,6 +149,4 @@ def _nothing_found(root: Path, files: list[Path], layout: str) -> str:
     else:
         others = walk_files(root)[:3]
         found = "no image" + (f" but {', '.join(path.name for path in others)}" if others else "")
-        if any(path.suffix == ".dcm" for path in others):
-            found += " (convert DICOM with dcm2niix)"
     return f"{root}: no scans found. Expected one of:{expected}\nFound {found}."

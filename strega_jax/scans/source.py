@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import case_of_file
+from strega_jax.scans.cohorts import case_of_file, case_of_series
 from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
@@ -51,18 +51,17 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
         ConfigError: an unknown contrast, or a brain mask that does not exist.
     """
     chosen = require_contrast(contrast) if contrast else ""
-    if isinstance(source, str | os.PathLike):
-        source = _found(Path(source))
-    if isinstance(source, Case):
-        scan, told, beside = read_scan(source.image), source.contrast, source.brain
+    case = _case_of(source)
+    if case.series is None:
+        scan = read_scan(case.image)
     else:
         from strega_jax.scans.dicom import read_series
 
-        scan, told, beside = read_series(source), source.contrast, None
-    scan = dataclasses.replace(scan, contrast=chosen or told)
+        scan = read_series(case.series)
+    scan = dataclasses.replace(scan, contrast=chosen or case.contrast)
     if os.fspath(brain) == GIVEN:
         return dataclasses.replace(scan, brain=GIVEN)
-    mask = beside if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
+    mask = case.brain if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
     return scan if mask is None else cut_out(scan, mask)
 
 
@@ -109,15 +108,19 @@ def scan_files(case: Case, brain: PathLike = AUTO) -> Sequence[Path]:
     mask = case.brain if os.fspath(brain) == AUTO else None
     if os.fspath(brain) not in (AUTO, GIVEN):
         mask = mask_for(case.image, Path(brain))
-    return (case.image, *([mask] if mask else ()))
+    return (*case.files, *([mask] if mask else ()))
 
 
-def _found(path: Path) -> "Case | Series":
-    if path.is_dir():
+def _case_of(source: "PathLike | Case | Series") -> Case:
+    if isinstance(source, Case):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return case_of_series(source)
+    if Path(source).is_dir():
         from strega_jax.scans.dicom import one_series
 
-        return one_series(path)
-    return case_of_file(path)
+        return case_of_series(one_series(Path(source)))
+    return case_of_file(Path(source))
 
 
 def _cut(image: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
