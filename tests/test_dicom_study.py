@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz_dicom import accounted
 from test_dicom import change, oblique, write_dicom
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.dicom import (
-    Study,
     choose_contrasts,
     find_series,
     find_study,
@@ -58,12 +58,6 @@ def copy_without_preamble(path: Path, target: Path) -> None:
     data = pydicom.dcmread(path)
     with target.open("wb") as file:
         pydicom.filewriter.write_dataset(pydicom.filebase.DicomFileLike(file), data)
-
-
-def accounted(study: Study) -> int:
-    """How many files the study says something of."""
-    named = sum(1 + int((re.search(r" and (\d+) more", what) or [0, 0])[1]) for what, _ in study.skipped)
-    return named + len({path for series in study.series for path in series.files})
 
 
 @pytest.fixture
