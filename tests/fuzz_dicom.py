@@ -1,4 +1,6 @@
-"""Feed damaged DICOM series to the reader: it must refuse with ScanError or give a sane scan, whatever the bytes.
+"""Feed damaged DICOM studies to the reader: it must refuse with ScanError or give sane scans, whatever the bytes.
+
+Every file must be part of a series or be named as skipped.
 
     python tests/fuzz_dicom.py --cases 10000
 
@@ -6,6 +8,7 @@ Not collected by pytest; `test_dicom.py` runs some cases of it. Exits with 1 if 
 """
 
 import functools
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,12 +17,14 @@ import numpy as np
 from fuzzing import Tally, command_line
 
 from strega_jax.errors import ScanError
-from strega_jax.scans.dicom import find_series, read_series
+from strega_jax.scans.dicom import Study, find_study, is_dicom, read_series
 
 # Elements whose bytes decide how a series is read: group and element in little endian.
 ELEMENTS = [
     (0x28, 0x10), (0x28, 0x11), (0x28, 0x30), (0x20, 0x37), (0x20, 0x32), (0x28, 0x100), (0x28, 0x2), (0x28, 0x4),
-    (0x28, 0x1053), (0x28, 0x1052), (0x28, 0x8), (0x7FE0, 0x10), (0x2, 0x10), (0x20, 0xE),
+    (0x28, 0x1053), (0x28, 0x1052), (0x28, 0x8), (0x7FE0, 0x10), (0x2, 0x10), (0x20, 0xE), (0x8, 0x18), (0x8, 0x103E),
+    (0x8, 0x16), (0x8, 0x60), (0x18, 0x81), (0x20, 0x9056), (0x20, 0x9113), (0x20, 0x9116), (0x28, 0x9110),
+    (0x28, 0x9145), (0x5200, 0x9229), (0x5200, 0x9230),
 ]  # fmt: skip
 TEXTS = [b"nan", b"1e400", b"-1", b"0", b"99999999999", b"\\\\", b"1\\2", b"", b"../../x", b"\xff\xfe", b"inf\\0\\0"]
 ROOT = b"1.2.840.10008.1.2"
@@ -58,10 +63,20 @@ def damaged(rng: np.random.Generator, content: bytes) -> bytes:
     return bytes(data[:start] + data[start + rng.integers(1, 64) :] + rng.bytes(rng.integers(64)))
 
 
+def accounted(study: Study) -> int:
+    """How many files the study says something of."""
+    more = [re.search(r" and (\d+) more", what) for what, _ in study.skipped]
+    named = sum(1 + (int(match[1]) if match else 0) for match in more)
+    return named + len({path for series in study.series for path in series.files})
+
+
 def check(folder: Path) -> str:
     """Read a folder: 'refused', or 'read' if what came out is sane."""
     try:
-        scans = [read_series(series) for series in find_series(folder)]
+        study = find_study(folder)
+        files = [path for path in folder.iterdir() if is_dicom(path)]
+        assert accounted(study) >= len(files), "a file was dropped without a word"
+        scans = [read_series(series) for series in study.series]
     except ScanError as error:
         if str(folder) not in str(error):
             raise AssertionError(f"the error names no file: {error}") from error
@@ -72,27 +87,30 @@ def check(folder: Path) -> str:
         assert np.isfinite(scan.affine).all()
         assert scan.to_native(scan.data).shape == scan.native_shape
         assert abs(np.linalg.det(scan.affine[:3, :3])) > 0
-    return "read"
+    return "read" if scans else "refused"
 
 
 def fuzz(cases: int, seed: int) -> Tally:
-    """Read so many damaged series."""
+    """Read so many damaged studies: of one file a slice, or of one file."""
     from test_dicom import oblique, write_dicom
+    from test_dicom_enhanced import write_enhanced
 
     rng = np.random.default_rng(seed)
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's own, of which the files are full
-        place = Path(folder, "fuzzed")
-        paths = write_dicom(place, rng.integers(0, 900, (10, 12, 4)), oblique())
-        whole = {path: path.read_bytes() for path in paths}
+        volumes = rng.integers(0, 900, (2, 10, 12, 4))
+        classic = write_dicom(Path(folder, "fuzzed"), volumes[0], oblique())
+        enhanced = [write_enhanced(Path(folder, "multi-frame", "file"), list(volumes), oblique(), echoes=[3.0, 9.0])]
+        whole = {path: path.read_bytes() for path in (*classic, *enhanced)}
         for number in range(cases):
+            paths = enhanced if rng.random() < 0.3 else classic
             # Now and then all files suffer alike, so that they still agree with one another.
             chosen = paths if rng.random() < 0.2 else [paths[rng.integers(len(paths))]]
             seed_of_case = rng.integers(2**32)
             for path in chosen:
                 path.write_bytes(damaged(np.random.default_rng(seed_of_case), whole[path]))
-            tally.run(number, functools.partial(check, place))
+            tally.run(number, functools.partial(check, paths[0].parent))
             for path in chosen:
                 path.write_bytes(whole[path])
     return tally

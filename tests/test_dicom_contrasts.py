@@ -16,7 +16,8 @@ NAMES = {
         |t1_spc_sag|T1 posterior fossa|MPRAGE_GRAPPA2|Sagittal_3D_Accelerated_MPRAGE""",
     "T1ce": """Ax T1 FSE +C|AX T1+C|eT1W_3D_TFE POST|T1 SE GD|t1_mprage_tra_KM|COR T1 POST GAD|SAG T1 POST|T1c|T1 C+
         |AX T1 SE C+|+C Ax T1 BRAVO|Ax T1,Flair +C|T1 CON GADOLINIO|AX T1 POS|t1_mprage_sag nach KM|T1 GD post-op
-        |T1 3D MPRAGE postcontrast|AX T1 CE|t1_se_tra_fs_kontrast|Ax T1 FSE C|T1W_3D_TFE_GD|T1 MdC|mp rage fs + c""",
+        |T1 3D MPRAGE postcontrast|AX T1 CE|t1_se_tra_fs_kontrast|Ax T1 FSE C|T1W_3D_TFE_GD|T1 MdC|AX T1 POST: Processed
+        |mp rage fs + c""",
     "T2w": """t2_tse_tra|SAG 3D CUBE T2|AX T2 FRFSE|FL:C/OAx T2 PROPELLER|T2W_TSE|eT2W_TSE_DRIVE_HR|t2_spc_sag_p2_iso
         |t2_blade_tra|sag t2 haste|AX T2 POST|*AX FSE T2|Ax T2 Fse thin ac-pc""",
     "FLAIR": """AX T2 FLAIR|t2_tirm_tra_dark-fluid|FLAIR_longTR|eFLAIR_longTR_SPIR|Ax Flair irFSE|t2_spc_da-fl_sag

@@ -8,13 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from fuzz_dicom import accounted
 from test_dicom import change, oblique, write_dicom
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.chosen import choose_contrasts
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.dicom import (
-    Study,
     find_series,
     find_study,
     is_dicom,
@@ -59,12 +59,6 @@ def copy_without_preamble(path: Path, target: Path) -> None:
     data = pydicom.dcmread(path)
     with target.open("wb") as file:
         pydicom.filewriter.write_dataset(pydicom.filebase.DicomFileLike(file), data)
-
-
-def accounted(study: Study) -> int:
-    """How many files the study says something of."""
-    named = sum(1 + int((re.search(r" and (\d+) more", what) or [0, 0])[1]) for what, _ in study.skipped)
-    return named + len({path for series in study.series for path in series.files})
 
 
 @pytest.fixture
@@ -173,6 +167,22 @@ def test_numbers_that_differ_from_slice_to_slice_split_nothing(volume, tmp_path)
     assert [series.name for series in find_study(tmp_path).series] == ["t1"]
 
 
+def test_volumes_at_one_place_that_nothing_tells_apart_are_refused_by_the_reader(volume, tmp_path):
+    for number in (1, 2):
+        for path in series_of(tmp_path / str(number), volume, number, "t1", SeriesInstanceUID="1.2.3.4"):
+            change(path, AcquisitionNumber=int(path.name[2:]) * number)
+    (series,) = find_study(tmp_path).series
+    with pytest.raises(ScanError, match="lie at one place, and nothing tells them apart"):
+        read_series(series)
+
+
+def test_series_that_an_anonymiser_gave_one_uid_are_told_apart_by_name(volume, tmp_path):
+    for number, description in enumerate(("t2_tse", "t1_se", "t1_se KM")):
+        series_of(tmp_path / str(number), volume, number, description, SeriesInstanceUID="1.2.3.4")
+    found = {series.description: series.contrast for series in find_study(tmp_path).series}
+    assert found == {"t2_tse": "T2w", "t1_se": "T1w", "t1_se KM": "T1ce"}
+
+
 def test_an_image_beside_dicom_hides_nothing(volume, tmp_path):
     series_of(tmp_path / "study", volume, 3, "t1")
     image = nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4))
@@ -254,6 +264,9 @@ def test_a_users_word_on_a_contrast_counts_and_what_matches_nothing_is_listed(st
         assert open_scan(chosen[0]).contrast == "T1ce"
     assert [case.name for case in choose_contrasts(found, ["FLAIR"])] == ["C"]
     assert choose_contrasts(found, []) == found
+    twice = dataclasses.replace(found, series=[found.series[0], dataclasses.replace(found.series[0], name="again")])
+    with pytest.raises(ConfigError, match="several such series; by name there are: C, again"):
+        choose_contrasts(twice, ["Ax T2 FLAIR=T2w"])
     with pytest.raises(ConfigError) as told:
         choose_contrasts(found, ["nobody=T2w", "C=T3"])
     assert "nobody=T2w: no such scan; there are: C, DICOM" in str(told.value)

@@ -45,7 +45,7 @@ BEFORE_AGENT = (
     rf"\bpre\b(?! ?op)( ?({AGENTS})\b)?|\bpre({AGENTS})\b|\bnon? ?({AGENTS})\b|\bnativ\w*|\bunenh\w*"
     rf"|\b(without|w ?o|wo|ohne|vor|senza|sans|sin|sem)\b( ({AGENTS}|mdc)\b)?"
 )
-WITH_AGENT = (rf"\+ ?({AGENTS})(?![a-z])|(?<![a-z])c ?\+|\bpos(t|t?({AGENTS}))?\b(?! ?(op|fossa|treat|rt\b|surg|proc))"
+WITH_AGENT = (rf"\+ ?({AGENTS})(?![a-z])|(?<![a-z])c ?\+|\bpos(t|t?({AGENTS}))?\b(?! ?(op|fossa|treat|rt\b|surg))"
               rf"|\bp?gad(o|olin\w*|av\w*|ob\w*|ov\w*)?\b|\b(gd|ce|km|mdc)\b|t1w?({AGENTS})\b|\bt1w? c\b|\bc$"
               r"|\bw ?con\b|\b[ck]ontrast|enhanced|dotarem|multihance")  # fmt: skip
 AGREE_WITHOUT_TI = {("FLAIR", "T2w"), ("T1w", "PD")}  # named, timed: an inversion that the header does not mention

@@ -16,8 +16,6 @@ from strega_jax.scans.dicom_kinds import why_not_anatomical
 if TYPE_CHECKING:
     import pydicom
 
-INDEX = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
-
 
 @dataclasses.dataclass(frozen=True)
 class Image:
@@ -61,7 +59,7 @@ class Skipped:
 def read_image(path: Path, folder: Path, files: list[Path], skipped: Skipped) -> list[Image]:
     """The file as an image, or nothing where it is no anatomical MR, which is noted. Raises ScanError."""
     data = read_dataset(path)
-    if text(data, "SOPClassUID") == INDEX or text(data.file_meta, "MediaStorageSOPClassUID") == INDEX:
+    if "DirectoryRecordSequence" in data:  # a DICOMDIR
         _compare_index(path, data, files, skipped)
         return []
     study, series = text(data, "StudyInstanceUID"), text(data, "SeriesInstanceUID") or str(path.parent)

@@ -172,7 +172,7 @@ def _acquisition(data: "pydicom.Dataset", part: Part) -> Acquisition:
         codes=frozenset(codes),
         variants=frozenset(variants),
         weighting=text(frame_type, "AcquisitionContrast") or text(data, "AcquisitionContrast"),
-        component=written or next((COMPONENTS[word] for word in image_type[2:3] if word in COMPONENTS), ""),
+        component=written or next((COMPONENTS[word] for word in image_type[2:4] if word in COMPONENTS), ""),
         tr=number(timing, "RepetitionTime") or number(data, "RepetitionTime"),
         te=number(echo, "EffectiveEchoTime") or number(data, "EchoTime"),
         ti=number(modifier, "InversionTimes") or number(data, "InversionTime") or None,

@@ -1,5 +1,6 @@
 """Which DICOM images are anatomical MR of a head, and what the others are."""
 
+import functools
 import re
 
 from strega_jax.scans.dicom_frames import Acquisition
@@ -70,6 +71,7 @@ def plain(words: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[^a-z0-9+*äöüéè]", " ", words.lower())).strip()
 
 
+@functools.lru_cache(maxsize=1024)  # the frames of a file are mostly acquired alike
 def why_not_anatomical(one: Acquisition) -> str:
     """Why an image is no anatomical MR of a head, or "" where nothing speaks against it."""
     if one.modality != "MR":

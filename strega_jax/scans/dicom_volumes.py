@@ -18,6 +18,8 @@ LOCALISER_SLICES = 10
 
 # What may tell volumes at one place apart, in the order in which it is tried → the word for it in a name.
 KEYS: list[tuple[str, Callable[[Frame], Hashable]]] = [
+    # Some anonymisers give all series one UID.
+    ("name", lambda frame: (frame.acquisition.description, frame.acquisition.protocol)),
     ("part", lambda frame: frame.acquisition.component),
     ("echo", lambda frame: frame.acquisition.te or 0.0),
     ("inversion", lambda frame: frame.acquisition.ti or 0.0),
