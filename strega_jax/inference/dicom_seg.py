@@ -32,7 +32,6 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     """
     try:
         import highdicom as hd
-        from pydicom.sr.codedict import codes
         from pydicom.uid import generate_uid
     except ImportError as error:
         raise ScanError("--dicom_seg needs highdicom: pip install 'strega-jax[dicom]'") from error
@@ -40,17 +39,6 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     sources = list({frame.path: data for frame, data in slices}.values())
     # Columns, rows, slices → frames of rows × columns.
     frames = detection.scan.to_native(detection.mask).transpose(2, 1, 0).astype(np.uint8)
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=MODEL, family=codes.DCM.ArtificialIntelligence, version="1", parameters={"checkpoint": Path(source).name}
-    )
-    segment = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="anomaly",
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.AbnormalTissue if hasattr(codes.SCT, "AbnormalTissue") else codes.SCT.Lesion,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )
     entropy = [str(sources[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
     try:
         dataset = hd.seg.Segmentation(
@@ -58,7 +46,7 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
             pixel_array=frames,
             **_places(hd, [frame for frame, _ in slices], sources),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[segment],
+            segment_descriptions=[_segment(hd, source)],
             series_instance_uid=generate_uid(entropy_srcs=[*entropy, "series"]),
             series_number=9000,
             sop_instance_uid=generate_uid(entropy_srcs=[*entropy, "instance"]),
@@ -76,6 +64,23 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         dataset.save_as(temporary)
+
+
+def _segment(hd: Any, source: str) -> Any:
+    """What the one segment is, and what made it."""
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=MODEL, family=codes.DCM.ArtificialIntelligence, version="1", parameters={"checkpoint": Path(source).name}
+    )
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="anomaly",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.AbnormalTissue if hasattr(codes.SCT, "AbnormalTissue") else codes.SCT.Lesion,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
 
 
 def _places(hd: Any, frames: list[Frame], sources: "list[pydicom.Dataset]") -> dict[str, Any]:
