@@ -1,5 +1,6 @@
 """A mask as a DICOM segmentation beside the series that it was made from. Needs highdicom."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     sources = list({frame.path: data for frame, data in slices}.values())
     # Columns, rows, slices → frames of rows × columns.
     frames = detection.scan.to_native(detection.mask).transpose(2, 1, 0).astype(np.uint8)
-    entropy = [str(sources[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
+    # Two echoes of one series may have equal masks: their segmentations are still two objects.
+    made_of = [f"{data.SOPInstanceUID} {frame.index}" for frame, data in slices]
+    entropy = [source, hashlib.sha256(frames.tobytes()).hexdigest(), *made_of]
     try:
         dataset = hd.seg.Segmentation(
             source_images=sources,
