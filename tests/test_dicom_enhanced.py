@@ -199,6 +199,24 @@ def test_a_multi_frame_file_that_contradicts_itself_is_named(volumes, message, t
         one_series(tmp_path / "study")
 
 
+def test_segmentations_of_two_echoes_are_two_objects_even_with_equal_masks(volumes, tmp_path):
+    pytest.importorskip("highdicom", reason="no highdicom: DICOM SEG was NOT checked")
+    from strega_jax.inference.dicom_seg import write_segmentation
+
+    write_enhanced(tmp_path / "study" / "file", volumes, oblique(), echoes=[12.0, 96.0])
+    for series in find_study(tmp_path / "study").series:
+        detection, scan = Detection.__new__(Detection), read_series(series)
+        for name, value in {"scan": scan, "mask": np.zeros(scan.data.shape, bool)}.items():
+            object.__setattr__(detection, name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom's own
+            for again in range(2):
+                write_segmentation(tmp_path / f"{series.name}_{again}.dcm", detection, series, "runs/x")
+    first, same, second, _ = (pydicom.dcmread(path).SOPInstanceUID for path in sorted(tmp_path.glob("*.dcm")))
+    assert first == same
+    assert first != second
+
+
 @pytest.mark.parametrize("echoes", [None, [12.0, 96.0]])
 def test_a_segmentation_of_a_multi_frame_file_refers_to_the_frames_of_its_volume(volumes, echoes, tmp_path):
     highdicom = pytest.importorskip("highdicom", reason="no highdicom: DICOM SEG was NOT checked")

@@ -1,5 +1,6 @@
 """A mask as a DICOM segmentation beside the series that it was made from. Needs highdicom."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,6 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     """
     try:
         import highdicom as hd
-        from pydicom.sr.codedict import codes
         from pydicom.uid import generate_uid
     except ImportError as error:
         raise ScanError("--dicom_seg needs highdicom: pip install 'strega-jax[dicom]'") from error
@@ -40,25 +40,16 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     sources = list({frame.path: data for frame, data in slices}.values())
     # Columns, rows, slices → frames of rows × columns.
     frames = detection.scan.to_native(detection.mask).transpose(2, 1, 0).astype(np.uint8)
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=MODEL, family=codes.DCM.ArtificialIntelligence, version="1", parameters={"checkpoint": Path(source).name}
-    )
-    segment = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="anomaly",
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.AbnormalTissue if hasattr(codes.SCT, "AbnormalTissue") else codes.SCT.Lesion,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )
-    entropy = [str(sources[0].SeriesInstanceUID), source, frames.tobytes().hex()[:4096], str(int(frames.sum()))]
+    # Two echoes of one series may have equal masks: their segmentations are still two objects.
+    made_of = [f"{data.SOPInstanceUID} {frame.index}" for frame, data in slices]
+    entropy = [source, hashlib.sha256(frames.tobytes()).hexdigest(), *made_of]
     try:
         dataset = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=frames,
             **_places(hd, [frame for frame, _ in slices], sources),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[segment],
+            segment_descriptions=[_segment(hd, source)],
             series_instance_uid=generate_uid(entropy_srcs=[*entropy, "series"]),
             series_number=9000,
             sop_instance_uid=generate_uid(entropy_srcs=[*entropy, "instance"]),
@@ -76,6 +67,23 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         dataset.save_as(temporary)
+
+
+def _segment(hd: Any, source: str) -> Any:
+    """What the one segment is, and what made it."""
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=MODEL, family=codes.DCM.ArtificialIntelligence, version="1", parameters={"checkpoint": Path(source).name}
+    )
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="anomaly",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.AbnormalTissue if hasattr(codes.SCT, "AbnormalTissue") else codes.SCT.Lesion,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
 
 
 def _places(hd: Any, frames: list[Frame], sources: "list[pydicom.Dataset]") -> dict[str, Any]:
