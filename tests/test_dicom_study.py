@@ -1,5 +1,6 @@
 """Clinical studies as scanners and archives export them: which series come out, and what is said of all the rest."""
 
+import dataclasses
 import re
 import shutil
 import tarfile
