@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
 from strega_jax.errors import ConfigError, StregaError
+from strega_jax.streams import make_patient
 
 # Programs are kept here between runs, so that only the first pays for compilation.
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -28,8 +30,14 @@ _CPU_DEVICES = flags.DEFINE_integer(
 )
 
 
+flags.DEFINE_bool("version", False, "Print the version and end.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the tracebacks of unforeseen errors.")
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
 def run(main: Callable[[], int]) -> None:
     """Run an entry point's `main` under absl: exit with what it returns, or with 1 after a told error."""
+    make_patient()
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -37,16 +45,40 @@ def run(main: Callable[[], int]) -> None:
                 raise ConfigError(f"unexpected argument {argv[1]!r}; every argument is a --flag, see --help")
             # Ours is worth reading; what the libraries say below a warning is not.
             absl_logging.set_verbosity(absl_logging.WARNING)
-            logging.getLogger("strega_jax").setLevel(logging.INFO)
+            logging.getLogger("strega_jax").setLevel(logging.DEBUG if _DEBUG.value else logging.INFO)
             _set_up_devices()
             if _DISTRIBUTED.value and jax.process_index() > 0:
                 logging.getLogger("strega_jax").setLevel(logging.WARNING)
             return main()
-        except StregaError as error:
+        except (StregaError, OSError) as error:
+            if _DEBUG.value:
+                raise
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted: what is complete is kept, and the same command goes on from there", file=sys.stderr)
+            return INTERRUPTED
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser, for flags with hyphens too; `--version` needs no other flag."""
+    if "--version" in argv[1:]:
+        print(f"strega-jax {version('strega-jax')}")
+        sys.exit(0)
+    return app.parse_flags_with_usage([argv[0], *(with_underscores(argument) for argument in argv[1:])])
+
+
+def with_underscores(argument: str) -> str:
+    """`--dry-run` → `--dry_run`, `--no-pages` → `--nopages`; values are left alone."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    name = name.replace("-", "_")
+    if name.startswith("no_") and name[3:] in flags.FLAGS:
+        name = f"no{name[3:]}"
+    return f"--{name}{equals}{value}"
 
 
 def share(text: str | None) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
-from strega_jax.models.opened import SHIPPED
+from strega_jax.models.opened import SHIPPED, Opened
 from strega_jax.models.opening import open_model
 from strega_jax.output.bids import LEVELS, as_flags, derivative_paths, describe_data_set
 from strega_jax.output.group import PAGE, write_group
@@ -70,7 +70,7 @@ def main() -> int:
         return _group(output)
     opened = open_model(_CHECKPOINT.value or SHIPPED)
     run = opened.model.about.run
-    samples = _SAMPLES.value if _SAMPLES.value is not None else int(run.model.get("samples", 0))
+    samples = _SAMPLES.value if _SAMPLES.value is not None else _usual_samples(opened)
     settings = Settings(
         _settings(run.postprocess, _POSTPROCESS.value),
         samples=samples if samples != 1 or _SAMPLES.value else 0,
@@ -78,6 +78,8 @@ def main() -> int:
         overwrite=_OVERWRITE.value,
         pages=_PAGES.value,
         sidecars=_LEVEL.value is not None,
+        dicom_seg=_DICOM_SEG.value,
+        log_folder=output,
     )
     jobs = _jobs(source, output)
     if _DRY_RUN.value:
@@ -91,7 +93,7 @@ def main() -> int:
     for done in tqdm(detect_all(jobs, opened, settings), total=len(jobs), desc="detecting", unit="scan"):
         skipped += done.skipped
         if done.error is not None:
-            failures.append(str(done.error))
+            failures.append(done.message)
         elif not done.skipped:
             tqdm.write(f"{done.job.paths.mask}: {done.anomaly_ml:.1f} ml marked")
         for flag in done.flags:
@@ -103,6 +105,11 @@ def main() -> int:
     for message in failures:
         print(f"  failed: {message}")
     return 1 if failures else 0
+
+
+def _usual_samples(opened: Opened) -> int:
+    """The model's own number of latent samples; an exported one has no latent distribution left."""
+    return int(getattr(getattr(opened.model, "detector", None), "samples", 0))
 
 
 def _group(output: Path) -> int:
@@ -123,7 +130,7 @@ def _jobs(source: Path, output: Path) -> list[Job]:
             raise ConfigError(f"--participant_label: {source} has no scan of {', '.join(sorted(missing))}")
         cases = [case for case in cases if case.subject in wanted]
     paths = derivative_paths if _LEVEL.value else None
-    return make_jobs(cases, output, _BRAIN.value or AUTO, paths, _DICOM_SEG.value)
+    return make_jobs(cases, output, _BRAIN.value or AUTO, paths)
 
 
 def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ScanError
+from strega_jax.failures import ends_the_run, tell
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.contrast import NAMES, tissue_contrasts
@@ -60,12 +61,15 @@ def main() -> int:
         files.describe_derivatives(output)
     failures = []
     with ThreadPoolExecutor(_WORKERS.value) as pool:
-        jobs = [pool.submit(_one, case, output) for case in mine]
+        jobs = {pool.submit(_one, case, output): case for case in mine}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="segmenting", unit="scan"):
             try:
                 job.result()
-            except (ScanError, OSError) as error:
-                failures.append(str(error))
+            except Exception as error:  # whatever one scan meets, the others are done
+                if ends_the_run(error):
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                failures.append(tell(error, str(jobs[job].image), output))
     print("\n".join([f"{output}: {len(mine) - len(failures)} segmented, {len(failures)} failed", *failures]))
     return 1 if failures else 0
 

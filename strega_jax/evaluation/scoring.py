@@ -21,6 +21,7 @@ from strega_jax.evaluation.lesions import LesionMatch
 from strega_jax.evaluation.metrics import dice, slice_level_scores, volume_level_score
 from strega_jax.evaluation.slices import ShownSlice, shown_slice
 from strega_jax.evaluation.volume import score_volume_and_lesions
+from strega_jax.failures import ends_the_run, tell
 from strega_jax.inference.pipeline import staged
 from strega_jax.models.calibration import Calibration
 from strega_jax.models.scorer import Scorer
@@ -119,12 +120,12 @@ def score_cases(
     for case, content, error in tqdm(
         staged(order, (read, detect)), desc=f"evaluating {method}", unit="scan", total=len(order)
     ):
-        if isinstance(error, (ScanError, OSError)):
-            log.error("%s", error)
-            results.failures.append(str(error))
-            continue
         if error is not None:
-            raise error
+            if ends_the_run(error):
+                raise error
+            results.failures.append(tell(error, str(case.image), masks))
+            log.error("%s", results.failures[-1])
+            continue
         detection, truth = content
         write_detection(masks, case.name, detection, model.source)
         burdens = _thresholds_at_burdens(results.scored)

@@ -1,23 +1,29 @@
 """Many scans: read, segment, detect and write in overlapping stages; skip what is done; go on past bad scans."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.detection.detect import detect_slices
 from strega_jax.detection.found import Detection
 from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
 from strega_jax.errors import ScanError
+from strega_jax.failures import ends_the_run, tell
 from strega_jax.inference.pipeline import staged
 from strega_jax.models.opened import Opened
+from strega_jax.output.files import ResultFiles, sidecar_of
 from strega_jax.output.page import write_page
-from strega_jax.output.write import Written, summarise, write_detection
+from strega_jax.output.write import summarise, write_detection
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
+
+if TYPE_CHECKING:
+    from strega_jax.scans.dicom import Series
 
 
 class AbstainedError(ScanError):
@@ -34,15 +40,17 @@ class Job:
         digest: makes a text that changes with the scan's files.
         paths: where the results go.
         contrast: MR contrast, or empty for the training contrast.
-        after: writes more from the detection (a DICOM SEG), if anything.
+        series: the DICOM series that the scan is, if it is one.
+        source: its file, for messages.
     """
 
     name: str
     read: Callable[[], Scan]
     digest: Callable[[], str]
-    paths: Written
+    paths: ResultFiles
     contrast: str = ""
-    after: Callable[[Detection, str], None] | None = None
+    series: "Series | None" = None
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Settings:
     overwrite: bool = False
     pages: bool = True
     sidecars: bool = False  # BIDS: a JSON file beside every map
+    dicom_seg: bool = False  # write the masks of DICOM series as DICOM SEG, too
+    log_folder: Path = Path()  # of `failures.LOG`
 
 
 @dataclasses.dataclass
@@ -78,6 +88,7 @@ class Done:
     anomaly_ml: float
     flags: tuple[Flag, ...]
     error: Exception | None
+    message: str = ""  # one line, where it failed
 
 
 def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
@@ -88,8 +99,9 @@ def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
         same = all(found[key] == wanted[key] for key in ("made_from", "made_with"))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    files = [job.paths.mask, job.paths.anomaly_map, job.paths.components]
-    files += [job.paths.uncertainty] * (settings.samples > 0) + [job.paths.page] * settings.pages
+    files = job.paths.wanted(
+        samples=settings.samples > 0, page=settings.pages, segmentation=settings.dicom_seg and job.series is not None
+    )
     return same and all(file.is_file() for file in files)
 
 
@@ -133,9 +145,19 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
         return Done(work.job, work.skipped, ml, tuple(work.flags), None)
 
     for job, done, error in staged(jobs, (read, segment, detect, write)):
-        if error is not None and not isinstance(error, (ScanError, OSError)):
+        if error is not None and ends_the_run(error):
+            if not is_complete(job, opened, settings):
+                job.paths.remove()
             raise error
-        yield done if error is None else Done(job, False, 0.0, (), error)
+        yield done if error is None else _failed(job, error, opened, settings)
+
+
+def _failed(job: Job, error: Exception, opened: Opened, settings: Settings) -> Done:
+    """Leave nothing that is not whole, and say what happened."""
+    with contextlib.suppress(OSError):
+        if not is_complete(job, opened, settings):
+            job.paths.remove()
+    return Done(job, False, 0.0, (), error, tell(error, job.source or job.name, settings.log_folder))
 
 
 def _abstain(work: _Work, settings: Settings) -> None:
@@ -168,14 +190,16 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
     paths.boxes.parent.mkdir(parents=True, exist_ok=True)
     if settings.pages:
         write_page(paths.page, detection, summarise(detection, opened.model.source) | record)
-    if work.job.after is not None:
-        work.job.after(detection, opened.model.source)
+    if settings.dicom_seg and work.job.series is not None:
+        from strega_jax.output.dicom_seg import write_segmentation
+
+        write_segmentation(paths.segmentation, detection, work.job.series, opened.model.source)
     if settings.sidecars:
         _write_sidecars(paths, detection, record)
     write_detection(paths.boxes.parent, work.job.name, detection, opened.model.source, record=record, paths=paths)
 
 
-def _write_sidecars(paths: Written, detection: Detection, record: dict[str, Any]) -> None:
+def _write_sidecars(paths: ResultFiles, detection: Detection, record: dict[str, Any]) -> None:
     about = {
         "Sources": [detection.scan.path.name],
         "SpatialReference": "orig",
@@ -189,4 +213,4 @@ def _write_sidecars(paths: Written, detection: Detection, record: dict[str, Any]
     if detection.uncertainty is not None:
         kinds[paths.uncertainty] = {"Description": "standard deviation of the score", "SkullStripped": True}
     for path, fields in kinds.items():
-        write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), about | fields)
+        write_json(sidecar_of(path), about | fields)

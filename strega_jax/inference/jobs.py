@@ -4,24 +4,18 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from strega_jax.detection.found import Detection
 from strega_jax.inference.batch import Job
-from strega_jax.output.write import Written, output_paths
+from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.scans.case import Case
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
-
-if TYPE_CHECKING:
-    from strega_jax.scans.dicom import Series
 
 
 def make_jobs(
     cases: Sequence[Case],
     output: Path,
     brain: PathLike = AUTO,
-    paths: Callable[[Path, Case], Written] | None = None,
-    segmentation: bool = False,
+    paths: Callable[[Path, Case], ResultFiles] | None = None,
 ) -> list[Job]:
     """One job for each scan.
 
@@ -30,27 +24,19 @@ def make_jobs(
         output: folder of the results.
         brain: where their brains are, as `open_scan` takes it.
         paths: where a case's results go; default: by its name, directly in `output`.
-        segmentation: write the masks of DICOM series as DICOM SEG, too.
     """
     return [
         Job(
             name=case.name,
+            source=str(case.image),
             read=functools.partial(open_scan, case, brain=brain),
             digest=functools.partial(_digest, case, brain),
-            paths=paths(output, case) if paths else output_paths(output, case.name),
+            paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
-            after=functools.partial(_write_seg, case.series, output / f"{case.name}_seg.dcm")
-            if segmentation and case.series
-            else None,
+            series=case.series,
         )
         for case in cases
     ]
-
-
-def _write_seg(series: "Series", path: Path, detection: Detection, source: str) -> None:
-    from strega_jax.output.dicom_seg import write_segmentation
-
-    write_segmentation(path, detection, series, source)
 
 
 def _digest(case: Case, brain: PathLike) -> str:

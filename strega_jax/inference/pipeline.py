@@ -18,9 +18,13 @@ def staged(
 
     Yields:
         The item with what the last stage made of it, or with the exception that ended it; in the items' order.
+
+    Raises:
+        Exception: what `items` itself raised, after the items before it.
     """
     inboxes: list[queue.Queue[Any]] = [queue.Queue(maxsize=1) for _ in range(len(stages) + 1)]
     stopped = threading.Event()
+    failed: list[Exception] = []
 
     def put(box: queue.Queue[Any], content: Any) -> None:
         while not stopped.is_set():
@@ -38,10 +42,13 @@ def staged(
         return _END
 
     def feed() -> None:
-        for item in items:
-            put(inboxes[0], (item, item, None))
-            if stopped.is_set():
-                return
+        try:
+            for item in items:
+                put(inboxes[0], (item, item, None))
+                if stopped.is_set():
+                    return
+        except Exception as error:  # raised again where the results are taken
+            failed.append(error)
         put(inboxes[0], _END)
 
     def work(stage: Callable[[Any], Any], inbox: queue.Queue[Any], outbox: queue.Queue[Any]) -> None:
@@ -64,6 +71,8 @@ def staged(
     try:
         while (content := get(inboxes[-1])) is not _END:
             yield content
+        if failed:
+            raise failed[0]
     finally:
         stopped.set()
         for thread in threads:

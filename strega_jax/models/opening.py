@@ -5,6 +5,7 @@ from pathlib import Path
 
 from strega_jax.models.opened import EXPORTED, SHIPPED, Opened
 from strega_jax.models.reference import load_reference
+from strega_jax.process import require_own_process
 
 
 def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
@@ -15,6 +16,7 @@ def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
     Raises:
         CheckpointError: it is missing, damaged or of another version.
     """
+    require_own_process()
     if Path(path).suffix == EXPORTED:
         from strega_jax.models.exported import load_exported
 

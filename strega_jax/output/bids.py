@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from strega_jax.output.write import Written
+from strega_jax.output.files import ResultFiles
 from strega_jax.scans.case import Case
 from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import replacing, write_json
@@ -15,7 +15,7 @@ LEVELS = ("participant", "group")
 IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
 
 
-def derivative_paths(output: Path, case: Case) -> Written:
+def derivative_paths(output: Path, case: Case) -> ResultFiles:
     """Where the results of a BIDS scan go: beside one another in `sub-…/[ses-…/]anat`."""
     name = contrast_named(case.contrast)
     suffix = CONTRASTS[name].bids if name else "T1w"
@@ -25,13 +25,14 @@ def derivative_paths(output: Path, case: Case) -> Written:
     entities.sort(key=lambda entity: _ORDER.index(key) if (key := entity.split("-")[0]) in _ORDER else len(_ORDER))
     stem = "_".join(part for part in (case.subject, case.session, *entities) if part)
     folder = output / case.subject / case.session / "anat"
-    return Written(
+    return ResultFiles(
         # Several contrasts of one subject may share all entities: the label tells them apart.
         mask=folder / f"{stem}_desc-anomaly{suffix}_mask.nii.gz",
         anomaly_map=folder / f"{stem}_desc-anomalymap_{suffix}.nii.gz",
         uncertainty=folder / f"{stem}_desc-uncertainty_{suffix}.nii.gz",
         components=folder / f"{stem}_{suffix}_components.csv",
         page=folder / f"{stem}_{suffix}.html",
+        segmentation=folder / f"{stem}_{suffix}_seg.dcm",
         boxes=folder / f"{stem}_{suffix}_boxes.json",
     )
 

@@ -40,7 +40,8 @@ def slice_picture(detection: Detection) -> Image.Image:
         for box in slice_boxes(detection.mask[:, :, k : k + 1]):
             left, right = ((edge - x.start) * spacing[0] * scale for edge in (box.lo[0], box.hi[0]))
             top, bottom = ((y.stop - edge) * spacing[1] * scale for edge in (box.hi[1], box.lo[1]))
-            pen.rectangle((left, top, right - 1, bottom - 1), outline=BOX)
+            # A box may be thinner than a pixel of the picture.
+            pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=BOX)
         on = np.asarray(Image.fromarray(detection.mask[x, y, k].T[::-1]).resize(size, Image.Resampling.NEAREST))
         outline = on & ~np.asarray(ndimage.binary_erosion(on, iterations=OUTLINE_PIXELS, border_value=1), bool)
         picture.paste(MARK, mask=Image.fromarray(outline))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from strega_jax.detection.found import Detection
+from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.postprocess import Component, find_components, slice_boxes
 from strega_jax.scans.files import replacing, write_json
 from strega_jax.scans.scan import write_volume
@@ -18,30 +19,6 @@ COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "peak_score", "mean
            "x_first", "x_end", "y_first", "y_end", "z_first", "z_end")  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """Paths of one detection's files. `boxes` is written last: where it is, the others are complete."""
-
-    mask: Path
-    anomaly_map: Path
-    uncertainty: Path
-    components: Path
-    page: Path
-    boxes: Path
-
-
-def output_paths(folder: Path, name: str) -> Written:
-    """Where a scan's files go."""
-    return Written(
-        mask=folder / f"{name}_mask.nii.gz",
-        anomaly_map=folder / f"{name}_desc-anomalymap.nii.gz",
-        uncertainty=folder / f"{name}_desc-uncertainty.nii.gz",
-        components=folder / f"{name}_components.csv",
-        page=folder / f"{name}.html",
-        boxes=folder / f"{name}_boxes.json",
-    )
-
-
 def write_detection(
     folder: Path,
     name: str,
@@ -49,8 +26,8 @@ def write_detection(
     source: str,
     *,
     record: Mapping[str, Any] | None = None,
-    paths: Written | None = None,
-) -> Written:
+    paths: ResultFiles | None = None,
+) -> ResultFiles:
     """Write mask, score map, uncertainty map (if there is one), component table and boxes; the boxes last.
 
     Maps have the scan's own affine and shape.
@@ -61,9 +38,9 @@ def write_detection(
         detection: what was found.
         source: the checkpoint, for the record.
         record: more fields for the boxes' JSON.
-        paths: where to write, instead of `output_paths(folder, name)`.
+        paths: where to write, instead of `result_files(folder, name)`.
     """
-    paths = paths or output_paths(folder, name)
+    paths = paths or result_files(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(paths.mask, detection.mask, detection.scan)
     write_volume(paths.anomaly_map, detection.score.astype(np.float32), detection.scan)
