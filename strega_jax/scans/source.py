@@ -29,8 +29,8 @@ PathLike = str | os.PathLike[str]
 AUTO, GIVEN = "auto", "given"
 BRAIN_HELP = (
     "Where the brain is: auto (a brain mask beside the scan, else the image if it is brain-extracted, else brain "
-    "extraction with what is installed), given (the image is brain-extracted; do not check), deepbet or hd-bet (a whole "
-    "head; extract its brain), or the PATH of a brain mask, or of a folder of brain masks with the scans' file names."
+    "extraction with what is installed), given (the image is brain-extracted; do not check), deepbet or hd-bet (whole "
+    "heads; extract the brain), or the PATH of a brain mask, or of a folder of brain masks with the scans' file names."
 )
 
 
