@@ -17,8 +17,10 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import case_of_file, case_of_series
 from strega_jax.scans.contrast import require_contrast
+from strega_jax.scans.extraction import INSTALL, METHODS, extract_brain, installed_method
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
+from strega_jax.tissue.checks import WAY_OUT, why_not_extracted
 
 if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 AUTO, GIVEN = "auto", "given"
 BRAIN_HELP = (
-    "Where the brain is: auto (a brain mask beside the scan, else the image if it is brain-extracted), given (the "
-    "image is brain-extracted; do not check), or the PATH of a brain mask, or of a folder of brain masks with the "
-    "scans' file names."
+    "Where the brain is: auto (a brain mask beside the scan, else the image if it is brain-extracted, else brain "
+    "extraction with what is installed), given (the image is brain-extracted; do not check), deepbet or hd-bet (whole "
+    "heads; extract the brain), or the PATH of a brain mask, or of a folder of brain masks with the scans' file names."
 )
 
 
@@ -41,14 +43,15 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
     Args:
         source: an image file, the folder of one DICOM series, a `Case` of `find_cases`, or a `Series`.
         contrast: MR contrast, where it is known better than its name tells.
-        brain: `auto`, `given`, or a brain mask; see `BRAIN_HELP`.
+        brain: `auto`, `given`, a key of `extraction.METHODS`, or a brain mask; see `BRAIN_HELP`.
 
     Returns:
         The scan, 0 outside the brain.
 
     Raises:
-        ScanError: the scan or its brain mask cannot be read, or they lie on different voxel grids.
-        ConfigError: an unknown contrast, or a brain mask that does not exist.
+        ScanError: the scan or its brain mask cannot be read, or they lie on different voxel grids; a whole head in
+            which no brain is found, or without anything installed that could.
+        ConfigError: an unknown contrast, a brain mask that does not exist, or a method that is not installed.
     """
     chosen = require_contrast(contrast) if contrast else ""
     case = _case_of(source)
@@ -61,8 +64,10 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
     scan = dataclasses.replace(scan, contrast=chosen or case.contrast)
     if os.fspath(brain) == GIVEN:
         return dataclasses.replace(scan, brain=GIVEN)
+    if os.fspath(brain) in METHODS:
+        return _extracted(scan, os.fspath(brain))
     mask = case.brain if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
-    return scan if mask is None else cut_out(scan, mask)
+    return _auto(scan) if mask is None else cut_out(scan, mask)
 
 
 def mask_for(scan: Path, brain: Path) -> Path:
@@ -106,7 +111,7 @@ def told_contrast(scan: Scan, trained: str) -> str:
 def scan_files(case: Case, brain: PathLike = AUTO) -> Sequence[Path]:
     """The files that a case's scan is made of, its brain mask included."""
     mask = case.brain if os.fspath(brain) == AUTO else None
-    if os.fspath(brain) not in (AUTO, GIVEN):
+    if os.fspath(brain) not in (AUTO, GIVEN, *METHODS):
         mask = mask_for(case.image, Path(brain))
     return (*case.files, *([mask] if mask else ()))
 
@@ -121,6 +126,24 @@ def _case_of(source: "PathLike | Case | Series") -> Case:
 
         return case_of_series(one_series(Path(source)))
     return case_of_file(Path(source))
+
+
+def _auto(scan: Scan) -> Scan:
+    """The scan as it is where it is brain-extracted, else the brain that the first method installed finds."""
+    reason = why_not_extracted(scan.data, scan.spacing_mm)
+    if not reason:
+        return scan
+    method = installed_method()
+    if not method:
+        raise ScanError(
+            f"{scan.path}: the image does not look brain-extracted: {reason}. For whole heads: {INSTALL}; or {WAY_OUT}"
+        )
+    logging.info("%s: a whole head (%s); its brain is extracted with %s", scan.path, reason, method)
+    return _extracted(scan, method)
+
+
+def _extracted(scan: Scan, method: str) -> Scan:
+    return dataclasses.replace(scan, data=_cut(scan.data, extract_brain(scan, method)), brain=method)
 
 
 def _cut(image: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:

@@ -45,10 +45,10 @@ def brain_intensities(
     if not np.isfinite(image).all():
         raise ScanError(f"{np.count_nonzero(~np.isfinite(image))} voxels are NaN or infinite; mend the file")
     if mask is None:
-        background, share = border_mode(image, spacing_mm)
-        inside = image != background if image.min() < 0 else image > background
-        if not assume_stripped:
-            _require_stripped(inside, share, float(np.prod(spacing_mm)) / 1000.0)
+        inside, share = _foreground(image, spacing_mm)
+        reason = "" if assume_stripped else _why_not_extracted(inside, share, float(np.prod(spacing_mm)) / 1000.0)
+        if reason:
+            raise ScanError(f"the image does not look brain-extracted: {reason}; {WAY_OUT}")
     else:
         inside = np.asarray(mask) > 0
         if inside.shape != image.shape:
@@ -65,6 +65,11 @@ def brain_intensities(
     _warn_of_thick_slices(spacing_mm)
     offset, factor = _to_positive(brain)
     return np.where(inside, np.maximum((image - offset) * factor, np.float32(0)), np.float32(0)), inside
+
+
+def why_not_extracted(image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> str:
+    """What speaks against an image being brain-extracted; empty where nothing does."""
+    return _why_not_extracted(*_foreground(image, spacing_mm), float(np.prod(spacing_mm)) / 1000.0)
 
 
 def border_mode(image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
@@ -87,20 +92,23 @@ def require_distinct_classes(means: Float[np.ndarray, "k"], variances: Float[np.
         )
 
 
-def _require_stripped(mask: Bool[np.ndarray, "x y z"], border_share: float, voxel_ml: float) -> None:
+def _foreground(
+    image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]
+) -> tuple[Bool[np.ndarray, "x y z"], float]:
+    """What is not background, and the share of the border that is."""
+    background, share = border_mode(image, spacing_mm)
+    return (image != background if image.min() < 0 else image > background), share
+
+
+def _why_not_extracted(inside: Bool[np.ndarray, "x y z"], border_share: float, voxel_ml: float) -> str:
     if border_share < STRIPPED_BORDER_SHARE:
-        raise ScanError(
-            f"the image does not look brain-extracted: only {100 * border_share:.0f} % of its border is background;"
-            f" {WAY_OUT}"
-        )
-    if mask.sum() * voxel_ml <= LARGEST_BRAIN_ML:
-        return
-    largest = cc3d.statistics(cc3d.connected_components(mask, connectivity=6))["voxel_counts"][1:].max() * voxel_ml
-    if largest > LARGEST_BRAIN_ML:
-        raise ScanError(
-            f"the image does not look brain-extracted: its largest part has {largest:.0f} ml, a brain at most"
-            f" {LARGEST_BRAIN_ML:.0f}; {WAY_OUT}"
-        )
+        return f"only {100 * border_share:.0f} % of its border is background"
+    if inside.sum() * voxel_ml <= LARGEST_BRAIN_ML:
+        return ""
+    largest = cc3d.statistics(cc3d.connected_components(inside, connectivity=6))["voxel_counts"][1:].max() * voxel_ml
+    if largest <= LARGEST_BRAIN_ML:
+        return ""
+    return f"its largest part has {largest:.0f} ml, a brain at most {LARGEST_BRAIN_ML:.0f}"
 
 
 def _warn_of_thick_slices(spacing_mm: tuple[float, float, float]) -> None:
