@@ -12,6 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
+from strega_jax.config_names import config_file
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.streams import make_patient
 
@@ -67,7 +68,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if "--version" in argv[1:]:
         print(f"strega-jax {version('strega-jax')}")
         sys.exit(0)
-    return app.parse_flags_with_usage([argv[0], *(with_underscores(argument) for argument in argv[1:])])
+    try:
+        return app.parse_flags_with_usage([argv[0], *(_with_config(with_underscores(given)) for given in argv[1:])])
+    except StregaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _with_config(argument: str) -> str:
+    """`--config=NAME` → the file of that name."""
+    name, equals, value = argument.partition("=")
+    return f"{name}={config_file(value)}" if name == "--config" and equals else argument
 
 
 def with_underscores(argument: str) -> str:

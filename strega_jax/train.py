@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from strega_jax import command
 from strega_jax.config import Run
+from strega_jax.config_names import config_names
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.models.calibration import Calibration, calibrate, save_calibration
 from strega_jax.models.model import load_model
@@ -47,7 +48,7 @@ DEMO = "demo"
 # 128 + SIGTERM: schedulers that sent it start such a job again.
 TERMINATED = 143
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/demo.py.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file, or the name of a config of the package.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, or gs://BUCKET/… for it. Default: runs/NAME-OF-THE-CONFIG."
 )
@@ -60,7 +61,7 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "Scans prepared at once.", lower_b
 def main() -> int:
     """Prepare, train, evaluate: whatever the config and the flags ask for."""
     if _CONFIG.value is None:
-        raise ConfigError("--config is missing, e.g. --config=configs/demo.py; --help tells more")
+        raise ConfigError(f"--config is missing: a file, or one of {', '.join(config_names())}; --help tells more")
     run = as_run(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}"
     if in_bucket(workdir):
