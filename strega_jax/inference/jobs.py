@@ -4,23 +4,18 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from strega_jax.detection.found import Detection
 from strega_jax.inference.batch import Job
-from strega_jax.output.write import Written, output_paths
+from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.scans.case import Case
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
-
-if TYPE_CHECKING:
-    from strega_jax.scans.dicom import Series
 
 
 def make_jobs(
     cases: Sequence[Case],
     output: Path,
     brain: PathLike = AUTO,
-    paths: Callable[[Path, Case], Written] | None = None,
+    paths: Callable[[Path, Case], ResultFiles] | None = None,
     segmentation: bool = False,
 ) -> list[Job]:
     """One job for each scan.
@@ -37,20 +32,13 @@ def make_jobs(
             name=case.name,
             read=functools.partial(open_scan, case, brain=brain),
             digest=functools.partial(_digest, case, brain),
-            paths=paths(output, case) if paths else output_paths(output, case.name),
+            source=case.image,
+            paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
-            after=functools.partial(_write_seg, case.series, output / f"{case.name}_seg.dcm")
-            if segmentation and case.series
-            else None,
+            series=case.series if segmentation else None,
         )
         for case in cases
     ]
-
-
-def _write_seg(series: "Series", path: Path, detection: Detection, source: str) -> None:
-    from strega_jax.output.dicom_seg import write_segmentation
-
-    write_segmentation(path, detection, series, source)
 
 
 def _digest(case: Case, brain: PathLike) -> str:
