@@ -1,10 +1,10 @@
-"""How often the input checks of `predict` doubt good scans, and how often they notice spoilt ones: two tables.
+"""How often quality control warns of good scans, and how often it notices spoilt ones: two tables.
 
     python benchmarks/input_checks.py --scans=ixi/ --spoil_every=20
     python benchmarks/input_checks.py --scans=brats/ --spoil_every=0
 
 First every scan as it is; then every so many-th T1w scan spoilt in each of the ways below. A scan counts as noticed
-when the check that should is among its doubts, or when it was refused with an error; both are told. The scans must be
+when the check that should is among its warnings, or when it was refused with an error; both are told. The scans must be
 brain-extracted; the model is the package's own unless --checkpoint names another.
 """
 
@@ -19,7 +19,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from strega_jax.detection.detect import detect_slices
-from strega_jax.detection.quality import measure, reference_flags, scan_flags
+from strega_jax.detection.quality import measure, reference_warnings, scan_warnings
 from strega_jax.errors import ScanError
 from strega_jax.models.opened import SHIPPED, Opened
 from strega_jax.models.opening import open_model
@@ -122,16 +122,16 @@ SPOILINGS = {
 
 
 def checks(opened: Opened, scan: Scan, contrast: Any) -> set[str]:
-    """The checks that doubt a scan; `refused` where it came to an error."""
+    """The checks that warn of a scan; `refused` where it came to an error."""
     about = opened.model.about
     scan = dataclasses.replace(scan, contrast=contrast)
     try:
         slices = preprocess(scan, about.preprocess)
     except ScanError:
         return {REFUSED}
-    doubts = scan_flags(scan, slices, about.preprocess.contrast)
+    warnings = scan_warnings(scan, slices, about.preprocess.contrast)
     found = detect_slices(opened.model, scan, slices, about.run.postprocess, opened.calibration)
-    return {flag.check for flag in [*doubts, *reference_flags(measure(found), opened.reference)]}
+    return {warning.check for warning in [*warnings, *reference_warnings(measure(found), opened.reference)]}
 
 
 def main(_: list[str]) -> None:
@@ -141,11 +141,11 @@ def main(_: list[str]) -> None:
     for case in tqdm(cases, "as they are"):
         contrast = case.contrast or "T1w"
         seen = checks(opened, read_scan(case.image), contrast)
-        clean[contrast].update(["scans", *seen, *(["doubted"] if seen else [])])
-    print("\n| contrast | scans | doubted | by |\n|---|---|---|---|")
+        clean[contrast].update(["scans", *seen, *(["warned"] if seen else [])])
+    print("\n| contrast | scans | with warnings | by |\n|---|---|---|---|")
     for contrast, count in clean.items():
-        by = ", ".join(f"{name} {n}" for name, n in count.most_common() if name not in ("scans", "doubted"))
-        print(f"| {contrast} | {count['scans']} | {count['doubted']} | {by or '–'} |")
+        by = ", ".join(f"{name} {n}" for name, n in count.most_common() if name not in ("scans", "warned"))
+        print(f"| {contrast} | {count['scans']} | {count['warned']} | {by or '–'} |")
     if not _SPOIL_EVERY.value:
         return
     chosen = [case for case in cases if case.contrast in ("T1w", "")][:: _SPOIL_EVERY.value]

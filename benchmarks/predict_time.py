@@ -34,14 +34,14 @@ from strega_jax.scans.lesions import plant_lesion
 SHAPE = (240, 240, 155)
 # What is timed: name in the table → where the function is looked up by its caller.
 STAGES = {
-    "read": "strega_jax.inference.jobs.read_image",
+    "read": "strega_jax.inference.jobs.open_scan",
     "tissue segmentation": "strega_jax.slices.preprocess.segment",
     "alignment to MNI152": "strega_jax.slices.preprocess.align_to_template",
     "preprocessing, with these two": "strega_jax.inference.batch.preprocess",
-    "input checks": "strega_jax.inference.batch.scan_flags",
+    "quality control": "strega_jax.inference.batch.scan_warnings",
     "detection": "strega_jax.inference.batch.detect_slices",
-    "report": "strega_jax.inference.batch.write_page",
-    "maps, table and boxes": "strega_jax.inference.batch.write_detection",
+    "page": "strega_jax.output.write.write_page",
+    "all files, with the page": "strega_jax.inference.batch.write_result",
 }
 
 

@@ -9,10 +9,16 @@ say how to run them.
 
 from typing import TYPE_CHECKING, Any
 
+from strega_jax import terminal
+
 if TYPE_CHECKING:
     from strega_jax.inference.api import Result, detect
 
 __all__ = ["Result", "detect"]
+
+# A command takes seconds to load, in which it may be interrupted.
+if terminal.is_command():
+    terminal.make_ready()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,20 +1,23 @@
-"""What the entry points share: flags for devices and hosts, and errors told without a traceback."""
+"""What the entry points share: flags, devices and hosts, and errors told in one line."""
 
+import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
+from strega_jax import failures, terminal
 from strega_jax.config_names import config_file
 from strega_jax.errors import ConfigError, StregaError
-from strega_jax.streams import make_patient
+
+log = logging.getLogger(__name__)
 
 # Programs are kept here between runs, so that only the first pays for compilation.
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -29,67 +32,119 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Simulate this many CPU devices; 0 leaves the devices as they are.", lower_bound=0
 )
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
 
 
-flags.DEFINE_bool("version", False, "Print the version and end.")
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the tracebacks of unforeseen errors.")
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+class _VersionFlag(flags.BooleanFlag):
+    """`--version` prints the version and ends, whatever else is asked for; as absl's own `--help`."""
+
+    def __init__(self) -> None:
+        super().__init__("version", False, "Print the version, and end.", allow_hide_cpp=True)
+
+    def parse(self, argument: Any) -> None:
+        if self._parse(argument):
+            print(f"strega-jax {version()}")
+            sys.exit(0)
 
 
-def run(main: Callable[[], int]) -> None:
-    """Run an entry point's `main` under absl: exit with what it returns, or with 1 after a told error."""
-    make_patient()
+flags.DEFINE_flag(_VersionFlag())
+
+
+def version() -> str:
+    """Of this package, as it is installed."""
+    try:
+        return importlib.metadata.version("strega-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def run(main: Callable[[], int], take: Callable[[Sequence[str]], Sequence[str]] | None = None) -> NoReturn:
+    """Run an entry point's `main` under absl: exit with what it returns, with 1 after a told error, 130 after Ctrl-C.
+
+    Flags may be written with hyphens. Output that nobody reads any more does not stop the work.
+
+    Args:
+        main: the command; its exit code.
+        take: sets flags from the arguments that are none, and returns those that it has no use for.
+    """
+    terminal.make_ready()
 
     def guarded(argv: Sequence[str]) -> int:
         try:
-            if len(argv) > 1:
-                raise ConfigError(f"unexpected argument {argv[1]!r}; every argument is a --flag, see --help")
-            # Ours is worth reading; what the libraries say below a warning is not.
-            absl_logging.set_verbosity(absl_logging.WARNING)
-            logging.getLogger("strega_jax").setLevel(logging.DEBUG if _DEBUG.value else logging.INFO)
+            left = take(argv[1:]) if take else argv[1:]
+            if left:
+                raise ConfigError(f"unexpected argument {left[0]!r}; every argument is a --flag, see --help")
+            _set_up_logging()
             _set_up_devices()
             if _DISTRIBUTED.value and jax.process_index() > 0:
                 logging.getLogger("strega_jax").setLevel(logging.WARNING)
             return main()
-        except (StregaError, OSError) as error:
-            if _DEBUG.value:
-                raise
-            print(f"error: {error}", file=sys.stderr)
+        except (StregaError, OSError, MemoryError) as error:
+            log.debug("", exc_info=error)
+            print(f"error: {failures.one_line(failures.run_error(error) or error)}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
-            print("interrupted: what is complete is kept, and the same command goes on from there", file=sys.stderr)
-            return INTERRUPTED
 
-    app.run(guarded, flags_parser=_parse)
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser, for flags with hyphens too; `--version` needs no other flag."""
-    if "--version" in argv[1:]:
-        print(f"strega-jax {version('strega-jax')}")
-        sys.exit(0)
+    flags.FLAGS.set_gnu_getopt(True)
+    terminal.interruptible()
     try:
-        return app.parse_flags_with_usage([argv[0], *(_with_config(with_underscores(given)) for given in argv[1:])])
-    except StregaError as error:
+        arguments = [_named_config(argument) for argument in with_underscores(sys.argv[1:])]
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    try:
+        app.run(guarded, [sys.argv[0], *arguments])
+    except KeyboardInterrupt:
+        terminal.leave(terminal.INTERRUPTED)
+    raise AssertionError("app.run exits")
 
 
-def _with_config(argument: str) -> str:
-    """`--config=NAME` → the file of that name."""
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """The names of flags as they were defined: `--dry-run` is `--dry_run`. Values stay as they are."""
+    changed: list[str] = []
+    is_value = False
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*changed, *arguments[place:]]
+        name, separator, value = argument.partition("=")
+        if not is_value and name.startswith("--"):
+            name = "--" + _defined(name[2:].replace("-", "_"))
+        changed.append(name + separator + value)
+        flag = flags.FLAGS[name[2:]] if not is_value and name[2:] in flags.FLAGS else None
+        is_value = flag is not None and not flag.boolean and not separator
+    return changed
+
+
+def _named_config(argument: str) -> str:
+    """`--config=NAME` → the file of that name. Raises ConfigError."""
     name, equals, value = argument.partition("=")
     return f"{name}={config_file(value)}" if name == "--config" and equals else argument
 
 
-def with_underscores(argument: str) -> str:
-    """`--dry-run` → `--dry_run`, `--no-pages` → `--nopages`; values are left alone."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    name = name.replace("-", "_")
-    if name.startswith("no_") and name[3:] in flags.FLAGS:
-        name = f"no{name[3:]}"
-    return f"--{name}{equals}{value}"
+def _defined(name: str) -> str:
+    """`nopages` for `no_pages`, where `pages` is a flag."""
+    positive = name.removeprefix("no_")
+    return f"no{positive}" if positive != name and name not in flags.FLAGS and positive in flags.FLAGS else name
+
+
+def output_folder(text: str | None, flag: str = "output") -> Path:
+    """The folder that a flag names for results, which need not exist.
+
+    Raises:
+        ConfigError: no folder can be made there, or nothing written into it.
+    """
+    folder = Path(text or "")
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ConfigError(f"--{flag}={folder}: {place} is a file; name a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"--{flag}={folder}: nothing can be written into {place}; allow it, or name another folder")
+    return folder
+
+
+def _set_up_logging() -> None:
+    # Ours is worth reading; what the libraries say below a warning is not.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("strega_jax").setLevel(logging.DEBUG if _DEBUG.value else logging.INFO)
 
 
 def share(text: str | None) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 
 from strega_jax import command
 
-NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel", "matplotlib")
+DISTRIBUTION = "strega-jax"
 OPTIONAL = {
     "nilearn": "the demo cohort: pip install 'strega-jax[demo]'",
     "pydicom": "reading DICOM: pip install 'strega-jax[dicom]'",
@@ -76,7 +77,7 @@ def python_and_packages() -> Iterator[Finding]:
     """Python and the packages that are used."""
     yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}")
     versions, missing = {}, []
-    for name in NEEDED:
+    for name in (*needed(), "jaxlib"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -91,6 +92,13 @@ def python_and_packages() -> Iterator[Finding]:
             yield Finding(OK, f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             yield Finding(OK, f"{name} is not installed; it is for {purpose}")
+
+
+def needed() -> list[str]:
+    """The packages that this one cannot do without, as it declares them."""
+    requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    names = [re.match(r"[\w.-]+", text) for text in requirements if "extra ==" not in text]
+    return [name.group() for name in names if name]
 
 
 def devices() -> Iterator[Finding]:

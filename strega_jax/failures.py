@@ -1,11 +1,11 @@
-"""What became of a scan that failed: told in one line, its traceback kept, and the others go on."""
+"""When a scan fails: whether the run goes on, what is said in one line, and where the traceback is kept."""
 
+import datetime
 import errno
 import logging
 import os
-import threading
 import traceback
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 from strega_jax.errors import ScanError, StregaError
@@ -13,42 +13,121 @@ from strega_jax.errors import ScanError, StregaError
 log = logging.getLogger(__name__)
 
 LOG = "errors.log"
-# A disk that is full or read-only is no scan's fault, and the next scan would meet it too.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_writing = threading.Lock()
+FULL = (errno.ENOSPC, errno.EDQUOT)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST = 500  # characters of a line
 
 
-def ends_the_run(error: BaseException) -> bool:
-    """Whether no scan can be blamed for an error: a wrong setting, a model, a full disk."""
-    if isinstance(error, ScanError):
-        return False
-    if isinstance(error, OSError):
-        return error.errno in _DISK
-    return isinstance(error, StregaError) or not isinstance(error, Exception)
+class DiskFullError(StregaError):
+    """No room for results, whatever the scan."""
 
 
-def tell(error: Exception, source: str, folder: Path) -> str:
-    """One line that says what failed and what to do; the traceback of an unforeseen error goes to `LOG` in `folder`.
+class Failures:
+    """The scans of one run that failed; unforeseen errors with their tracebacks in `errors.log` beside the results.
 
-    Args:
-        error: what was raised.
-        source: the scan's file or name.
-        folder: of the results.
+    Attributes:
+        messages: one line for each scan.
     """
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, StregaError | OSError):
-        return str(error) if source in str(error) or Path(source).name in str(error) else f"{source}: {error}"
-    text = "".join(traceback.format_exception(error))
-    log.debug("%s", text)
-    kept = f"the traceback is in {folder / LOG}" if _keep(text, source, folder) else "--debug shows the traceback"
-    return f"{source}: unforeseen {type(error).__name__} ({first}); {kept}, which a report of this error should have"
+
+    def __init__(self, folder: Path) -> None:
+        self.messages: list[str] = []
+        self._folder = folder
+
+    def add(self, scan: str | os.PathLike[str], error: BaseException) -> str:
+        """Take note of a scan that failed.
+
+        Args:
+            scan: its file, for the message.
+            error: why.
+
+        Returns:
+            The message.
+
+        Raises:
+            BaseException: `error`, or what it means, where it is no scan's fault; see `run_error`.
+        """
+        ending = run_error(error)
+        if ending is not None:
+            raise ending
+        log.debug("%s", scan, exc_info=error)
+        message = told(scan, error)
+        if not _is_foreseen(error):
+            message += self._keep(scan, error)
+        self.messages.append(message)
+        return message
+
+    def _keep(self, scan: str | os.PathLike[str], error: BaseException) -> str:
+        """Append the traceback to the log; what the message says of it."""
+        path = self._folder / LOG
+        when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        text = f"{when} {os.fspath(scan)}\n{''.join(traceback.format_exception(error))}\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError as unwritten:
+            return f"; its traceback could not be written to {path} ({unwritten.strerror}), --debug shows it"
+        return f"; its traceback is in {path}"
 
 
-def _keep(text: str, source: str, folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _writing, (folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {source}{os.linesep}{text}{os.linesep}")
-    except OSError:
-        return False
-    return True
+def run_error(error: BaseException) -> BaseException | None:
+    """What ends the whole run: a wrong setting, a full disk, an interruption. None where the scan is to blame."""
+    if not isinstance(error, Exception) or (isinstance(error, StregaError) and not isinstance(error, ScanError)):
+        return error
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            full = DiskFullError(f"{os.strerror(cause.errno)}: make room, and the same command goes on from here")
+            full.__cause__ = error
+            return full
+    return None
+
+
+def told(scan: str | os.PathLike[str], error: BaseException) -> str:
+    """One line: which scan, what is wrong, and what to do."""
+    scan = os.fspath(scan)
+    text = one_line(error)
+    if isinstance(error, ScanError):
+        return text if scan in text else f"{scan}: {text}"
+    if _lacks_memory(error):
+        return f"{scan}: not enough memory; free some, or crop the scan to the brain ({text})"
+    if not _is_foreseen(error):
+        return f"{scan}: an unforeseen {type(error).__name__} ({text}): leave the scan out, and report it"
+    return f"{scan}: {text}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; an operating system's with what to do about it."""
+    if isinstance(error, OSError) and error.errno:
+        return _of_system(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _of_system(error: OSError) -> str:
+    where = error.filename2 or error.filename
+    place = f": {os.fsdecode(where)}" if isinstance(where, str | bytes | os.PathLike) else ""
+    advice = (
+        "it is in the way: move it"
+        if error.errno in IN_THE_WAY
+        else "allow it, or name another place"
+        if error.errno in REFUSED
+        else "mend that, and start the same command again"
+    )
+    return f"{os.strerror(error.errno or 0)}{place}; {advice}"
+
+
+def _is_foreseen(error: BaseException) -> bool:
+    """Whether its text tells a user enough. Libraries raise OSError without a number for faults of their own."""
+    return isinstance(error, StregaError) or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__

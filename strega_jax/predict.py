@@ -7,16 +7,18 @@
 
 For every scan it writes, on the scan's own grid, NAME_mask.nii.gz, NAME_desc-anomalymap.nii.gz (the anomaly score),
 with --samples NAME_desc-uncertainty.nii.gz, and beside them NAME_components.csv (volumes in ml, places in scanner
-mm, boxes), NAME_boxes.json (the same, boxes slice by slice, and the doubts that the input checks raised) and
-NAME.html: a page to look at, without a network. group.html and group.tsv list all scans, most anomaly first.
+mm, boxes), NAME_boxes.json (the same, boxes slice by slice, and quality-control warnings) and NAME.html: a page to
+look at, offline. group.html and group.tsv list all scans, most anomaly first.
 
 Scans must be brain-extracted. What is complete, made by the same model with the same settings, is skipped. A scan
-that fails is reported at the end and the others are done; exit code 1 if any failed. Research use only.
+that fails is reported at the end, leaves no result, and the others are done; exit code 1 if any failed. Tracebacks of
+unforeseen errors are in errors.log beside the results. Research use only.
 """
 
 import ast
+import collections
 import dataclasses
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -25,11 +27,13 @@ from tqdm import tqdm
 from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
-from strega_jax.inference.batch import Job, Settings, detect_all, is_complete
-from strega_jax.models.opened import SHIPPED, Opened
+from strega_jax.failures import Failures
+from strega_jax.inference.batch import Done, Job, Settings, detect_all, is_complete
+from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
-from strega_jax.output.bids import LEVELS, as_flags, derivative_paths, describe_data_set
-from strega_jax.output.group import PAGE, write_group
+from strega_jax.output.bids import LEVELS, app_arguments, derivative_paths, describe_data_set
+from strega_jax.output.files import GROUP_PAGE, require_apart
+from strega_jax.output.group import write_group
 from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.chosen import CONTRAST_HELP, choose_contrasts
 from strega_jax.scans.cohorts import find_cases
@@ -50,11 +54,11 @@ _POSTPROCESS = flags.DEFINE_list(
 _SAMPLES = flags.DEFINE_integer(
     "samples", None, "Latent samples (≥ 2) for an uncertainty map; 0: none. Default: the model's.", lower_bound=0
 )
-_STRICT = flags.DEFINE_bool("strict", False, "Do not judge scans that the input checks doubt.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Do again what is complete.")
+_STRICT = flags.DEFINE_bool("strict", False, "Skip scans that fail quality control.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Recompute existing results.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done, and do nothing.")
 _PAGES = flags.DEFINE_bool("pages", True, "Write an HTML page for each scan.")
-_LEVEL = flags.DEFINE_enum("level", None, LEVELS, "As a BIDS app: write derivatives, or their group page.")
+_LEVEL = flags.DEFINE_enum("analysis_level", None, LEVELS, "As a BIDS app: write derivatives, or their group page.")
 _PARTICIPANTS = flags.DEFINE_list("participant_label", [], "Do these subjects only, with or without 'sub-'.")
 _DICOM_SEG = flags.DEFINE_bool(
     "dicom_seg", False, "For DICOM series, write a DICOM segmentation too; needs pip install 'strega-jax[dicom]'."
@@ -65,21 +69,17 @@ def main() -> int:
     """Detect in every scan; say by the exit code whether all succeeded."""
     if _INPUT.value is None or _OUTPUT.value is None:
         raise ConfigError("--input and --output are both needed; --help tells more")
-    source, output = Path(_INPUT.value), Path(_OUTPUT.value)
+    source, output = Path(_INPUT.value), command.output_folder(_OUTPUT.value)
     if _LEVEL.value == "group":
         return _group(output)
     opened = open_model(_CHECKPOINT.value or SHIPPED)
-    run = opened.model.about.run
-    samples = _SAMPLES.value if _SAMPLES.value is not None else _usual_samples(opened)
     settings = Settings(
-        _settings(run.postprocess, _POSTPROCESS.value),
-        samples=samples if samples != 1 or _SAMPLES.value else 0,
+        _settings(opened.model.about.run.postprocess, _POSTPROCESS.value),
+        samples=opened.default_samples if _SAMPLES.value is None else _SAMPLES.value,
         strict=_STRICT.value,
         overwrite=_OVERWRITE.value,
         pages=_PAGES.value,
         sidecars=_LEVEL.value is not None,
-        dicom_seg=_DICOM_SEG.value,
-        log_folder=output,
     )
     jobs = _jobs(source, output)
     if _DRY_RUN.value:
@@ -89,38 +89,48 @@ def main() -> int:
         return 0
     if _LEVEL.value:
         describe_data_set(output)
-    failures, skipped = [], 0
-    for done in tqdm(detect_all(jobs, opened, settings), total=len(jobs), desc="detecting", unit="scan"):
-        skipped += done.skipped
-        if done.error is not None:
-            failures.append(done.message)
-        elif not done.skipped:
-            tqdm.write(f"{done.job.paths.mask}: {done.anomaly_ml:.1f} ml marked")
-        for flag in done.flags:
-            tqdm.write(f"  doubt about {done.job.name}: {flag.check}: {flag.reason}")
+    failures, counts = Failures(output), collections.Counter[str]()
+    try:
+        for done in tqdm(detect_all(jobs, opened, settings), total=len(jobs), desc="detecting", unit="scan"):
+            counts["failed" if done.error else "skipped" if done.skipped else "detected"] += 1
+            _tell(done, failures)
+    finally:  # a full disk or Ctrl-C ends the run before its end
+        if counts:
+            _summarise(output, counts, len(jobs), failures.messages)
     if output.is_dir():
         write_group(output)
-    also = f" ({skipped} of them before)" if skipped else ""
-    print(f"{output}: {len(jobs) - len(failures)} scans done{also}, {len(failures)} failed. {DISCLAIMER}")
-    for message in failures:
+    return 1 if failures.messages else 0
+
+
+def _tell(done: Done, failures: Failures) -> None:
+    if done.error is not None:
+        failures.add(done.job.source, done.error)
+    elif not done.skipped:
+        tqdm.write(f"{done.job.paths.mask}: {done.anomaly_ml:.1f} ml marked")
+    for warning in done.warnings:
+        tqdm.write(f"  quality-control warning for {done.job.name}: {warning.check}: {warning.reason}")
+
+
+def _summarise(output: Path, counts: Mapping[str, int], wanted: int, messages: Sequence[str]) -> None:
+    done = counts["detected"] + counts["skipped"]
+    before = f" ({counts['skipped']} of them before)" if counts["skipped"] else ""
+    left = wanted - done - len(messages)
+    ended = f", {left} not done" if left else ""
+    print(f"{output}: {done} scans done{before}, {len(messages)} failed{ended}. {DISCLAIMER}")
+    for message in messages:
         print(f"  failed: {message}")
-    return 1 if failures else 0
-
-
-def _usual_samples(opened: Opened) -> int:
-    """The model's own number of latent samples; an exported one has no latent distribution left."""
-    return int(getattr(getattr(opened.model, "detector", None), "samples", 0))
 
 
 def _group(output: Path) -> int:
     if not output.is_dir() or not write_group(output):
         raise StregaError(f"{output}: no results in it; run the participant level first")
-    print(output / PAGE)
+    print(output / GROUP_PAGE)
     return 0
 
 
 def _jobs(source: Path, output: Path) -> list[Job]:
     from strega_jax.inference.jobs import make_jobs
+    from strega_jax.output.dicom_seg import require_highdicom
 
     cases = choose_contrasts(find_cases(source, layout="bids" if _LEVEL.value else "auto"), _CONTRAST.value)
     if _PARTICIPANTS.value:
@@ -129,8 +139,15 @@ def _jobs(source: Path, output: Path) -> list[Job]:
         if missing:
             raise ConfigError(f"--participant_label: {source} has no scan of {', '.join(sorted(missing))}")
         cases = [case for case in cases if case.subject in wanted]
+    if _DICOM_SEG.value:
+        require_highdicom()
+        if not any(case.series for case in cases):
+            raise ConfigError(f"--dicom_seg: {source} holds no DICOM series; leave it out")
     paths = derivative_paths if _LEVEL.value else None
-    return make_jobs(cases, output, _BRAIN.value or AUTO, paths)
+    jobs = make_jobs(cases, output, _BRAIN.value or AUTO, paths, _DICOM_SEG.value)
+    inputs = [path for case in cases for path in (*case.files, case.mask, case.brain) if path]
+    require_apart([job.paths for job in jobs], inputs)
+    return jobs
 
 
 def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:
@@ -146,10 +163,17 @@ def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:
     return build_dataclass(Postprocess, fields, "postprocess")
 
 
+def _take(plain: Sequence[str]) -> Sequence[str]:
+    """Understand the command line of a BIDS app; what is left of it."""
+    values, left = app_arguments(plain, _PARTICIPANTS.value)
+    for name, value in values.items():
+        setattr(flags.FLAGS, name, value)
+    return left
+
+
 def cli() -> None:
     """Console entry point."""
-    sys.argv[1:] = as_flags(sys.argv[1:], {name for name in flags.FLAGS if not flags.FLAGS[name].boolean})
-    command.run(main)
+    command.run(main, _take)
 
 
 if __name__ == "__main__":

@@ -42,20 +42,21 @@ _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the
 def main() -> int:
     """Prepare, report, and say by the exit code whether every scan succeeded."""
     settings = as_run(_CONFIG.value).preprocess
+    output = command.output_folder(_OUTPUT.value)
     cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
     splits = subject_splits(cases, _fractions(_SPLIT.value), _SEED.value)
     index, count = command.share(_SHARD.value)
     outcome = prepare_cohort(
         cases,
         splits,
-        Path(_OUTPUT.value),
+        output,
         settings,
         workers=_WORKERS.value,
         brain=_BRAIN.value,
         process_index=index,
         process_count=count,
     )
-    print(outcome.describe(Path(_OUTPUT.value)))
+    print(outcome.describe(output))
     return 1 if outcome.failures else 0
 
 

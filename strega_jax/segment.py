@@ -6,12 +6,12 @@
 
 Beside FAST's files (_seg, _pveseg, _pve_0..2, _mixeltype, _bias, _restore; classes 1 CSF, 2 GM, 3 WM), or with
 --bids BIDS derivatives (labels 1 GM, 2 WM, 3 CSF), every scan gets a check sheet <name>_check.png: look at it.
-A folder is searched for scans; one that fails is reported at the end and the others are done. Exit code 1 if
-any failed. Scans must be brain-extracted, or come with a brain mask (--brain).
+A folder is searched for scans; one that fails is reported at the end, leaves no file, and the others are done. Exit
+code 1 if any failed; tracebacks of unforeseen errors are in errors.log in the output. Scans must be brain-extracted,
+or come with a brain mask (--brain).
 """
 
-import logging
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ScanError
-from strega_jax.failures import ends_the_run, tell
+from strega_jax.failures import Failures
+from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.contrast import NAMES, tissue_contrasts
+from strega_jax.scans.files import appearing_in
 from strega_jax.scans.scan import stem
 from strega_jax.scans.source import AUTO, BRAIN_HELP, open_scan, told_contrast
 from strega_jax.tissue import files, mixel, segment
 from strega_jax.tissue.sheet import write_sheet
-
-log = logging.getLogger(__name__)
 
 DEFAULT = "T1w"  # of scans of unknown contrast
 
@@ -56,22 +56,20 @@ def main() -> int:
     index, count = command.share(_SHARD.value)
     subjects = set(sorted({case.subject for case in cases})[index::count])
     mine = [case for case in cases if case.subject in subjects]
-    output = Path(_OUTPUT.value)
+    output = command.output_folder(_OUTPUT.value)
     if _BIDS.value:
         files.describe_derivatives(output)
-    failures = []
-    with ThreadPoolExecutor(_WORKERS.value) as pool:
-        jobs = {pool.submit(_one, case, output): case for case in mine}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="segmenting", unit="scan"):
-            try:
-                job.result()
-            except Exception as error:  # whatever one scan meets, the others are done
-                if ends_the_run(error):
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                failures.append(tell(error, str(jobs[job].image), output))
-    print("\n".join([f"{output}: {len(mine) - len(failures)} segmented, {len(failures)} failed", *failures]))
-    return 1 if failures else 0
+    failures, good = Failures(output), 0
+    jobs = in_threads(mine, functools.partial(_one, output=output), _WORKERS.value)
+    try:
+        for case, _, error in tqdm(jobs, total=len(mine), desc="segmenting", unit="scan"):
+            if error is None:
+                good += 1
+            else:
+                failures.add(case.image, error)
+    finally:  # a full disk or Ctrl-C ends the run before its end
+        print("\n".join([f"{output}: {good} segmented, {len(failures.messages)} failed", *failures.messages]))
+    return 1 if failures.messages else 0
 
 
 def _one(case: Case, output: Path) -> None:
@@ -93,13 +91,13 @@ def _one(case: Case, output: Path) -> None:
         )
     except ScanError as error:
         raise ScanError(f"{case.image}: {error}") from error
-    folder = output / _place(case)
-    if _BIDS.value:
-        about = {"Sources": [case.image.name], "Contrast": contrast, "Preset": _PRESET.value}
-        files.write_bids(folder, tissue, scan, about)
-    else:
-        files.write_fast(folder, tissue, scan)
-    write_sheet(folder / f"{stem(case.image)}_check.png", tissue, scan)
+    with appearing_in(output / _place(case)) as folder:
+        if _BIDS.value:
+            about = {"Sources": [case.image.name], "Contrast": contrast, "Preset": _PRESET.value}
+            files.write_bids(folder, tissue, scan, about)
+        else:
+            files.write_fast(folder, tissue, scan)
+        write_sheet(folder / f"{stem(case.image)}_check.png", tissue, scan)
 
 
 def _place(case: Case) -> Path:

@@ -13,13 +13,11 @@ The output is a BIDS-like folder of images, masks, a sidecar for each image and 
 gives the same voxels; started again it goes on where it stopped.
 """
 
-import sys
-from pathlib import Path
-
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
-from strega_jax.errors import ConfigError, StregaError
+from strega_jax import command
+from strega_jax.errors import ConfigError
 from strega_jax.scans import synthetic
 from strega_jax.scans.anomalies import ANOMALIES
 from strega_jax.scans.case import Case
@@ -44,18 +42,15 @@ flags.DEFINE_float("texture", 0.2, "lesion: SD of the change, as a share of it."
 flags.DEFINE_list("anomalies", list(ANOMALIES), "local: kinds of change.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        recipes = plan(healthy_cases())
-        for _ in tqdm(synthetic.make_set(Path(FLAGS.output), recipes, FLAGS.seed), total=len(recipes), unit="image"):
-            pass
-    except StregaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+def main() -> int:
+    """Make the set; 0 where it is complete."""
+    output = command.output_folder(FLAGS.output)
+    recipes = plan(healthy_cases())
+    for _ in tqdm(synthetic.make_set(output, recipes, FLAGS.seed), total=len(recipes), unit="image"):
+        pass
     changed = sum(recipe.kind != "control" for recipe in recipes)
-    print(f"{FLAGS.output}: {changed} images with an anomaly, {len(recipes) - changed} controls")
+    print(f"{output}: {changed} images with an anomaly, {len(recipes) - changed} controls")
+    return 0
 
 
 def healthy_cases() -> list[Case]:
@@ -91,7 +86,8 @@ def numbers(flag: str) -> list[float]:
 
 
 def cli() -> None:
-    app.run(main)
+    """Console entry point."""
+    command.run(main)
 
 
 if __name__ == "__main__":

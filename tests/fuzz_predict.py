@@ -28,9 +28,10 @@ from test_dicom import write_dicom
 
 from strega_jax import predict
 from strega_jax.errors import StregaError
+from strega_jax.output.files import KINDS
 
 NAMES = ["scan", "sub-01_T1w", "sub-..T1w", "..", "a b;c'd", "ä\n\t", "-flag", "x" * 200, "sub-1_T2w", "{0}%s"]
-COMPLETE = {"_mask.nii.gz", "_desc-anomalymap.nii.gz", "_components.csv", ".html", "_boxes.json"}
+COMPLETE = {kind.ending for name, kind in KINDS.items() if kind.always or name == "page"}
 OTHERS = {"group.html", "group.tsv"}
 
 

@@ -100,7 +100,7 @@ def test_one_scan_said_in_many_ways_gives_one_mask(opened, tmp_path):
         assert found.shape == points.shape, name
         np.testing.assert_allclose(found, points, atol=2e-3, err_msg=name)
         assert result.anomaly_ml == pytest.approx(reference.anomaly_ml)
-        assert [flag for flag in result.flags if flag.check == "orientation"] == [], name
+        assert [flag for flag in result.warnings if flag.check == "orientation"] == [], name
 
 
 def test_bad_input_is_told(opened, tmp_path):

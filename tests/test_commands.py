@@ -106,7 +106,7 @@ def test_bad_scans_are_named_and_the_good_one_is_done(trained, tmp_path):
     for name in ("truncated", "text", *broken):
         assert f"{name}_T1w.nii.gz: " in done.stdout
     written = [path.name for path in (tmp_path / "out").rglob("*")]
-    assert {"good_T1w_boxes.json", "good_T1w_desc-residual.nii.gz", "good_T1w_mask.nii.gz"} <= set(written)
+    assert {"good_T1w_boxes.json", "good_T1w_desc-anomalymap.nii.gz", "good_T1w_mask.nii.gz"} <= set(written)
     assert not [name for name in written if name.startswith(("truncated", "text", *broken))]
 
 

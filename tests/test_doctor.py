@@ -20,8 +20,13 @@ def test_wrong_products_are_told(monkeypatch, capsys):
     assert [finding.state for finding in doctor.computation()] == [doctor.BROKEN]
 
 
+def test_every_declared_package_is_looked_for():
+    assert {"jax", "scikit-image", "safetensors"} <= set(doctor.needed())
+    assert not {"pytest", "nilearn"} & set(doctor.needed())
+
+
 def test_what_is_missing_old_or_failing_is_told_with_advice(monkeypatch):
-    monkeypatch.setattr(doctor, "NEEDED", ("jax", "no-such-package"))
+    monkeypatch.setattr(doctor, "needed", lambda: ["jax", "no-such-package"])
     monkeypatch.setattr(doctor.jax, "__version__", "0.4.30")
     found = [finding for finding in doctor.python_and_packages() if finding.state == doctor.BROKEN]
     assert ["no-such-package" in found[0].what, "too old" in found[1].what] == [True, True]

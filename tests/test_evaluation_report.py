@@ -21,7 +21,7 @@ from test_evaluation_figures import shown_slice
 
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.figures import stage_picture
-from strega_jax.evaluation.report import RESEARCH_ONLY, picture, report_from_json, write_report
+from strega_jax.evaluation.report import picture, report_from_json, write_report
 from strega_jax.evaluation.table import (
     files_hash,
     latex_table,
@@ -31,6 +31,7 @@ from strega_jax.evaluation.table import (
     write_csv,
     write_results,
 )
+from strega_jax.output.html import DISCLAIMER
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ class Page(HTMLParser):
         elif tag == "th" and "data-name" in values:
             self.headings[-1].append(values["data-name"] or "")
         elif tag == "td":
-            self.tables[-1][-1].append(values["data-value"] or "")
+            self.tables[-1][-1].append(values.get("data-value") or "")
 
 
 def test_the_page_is_self_contained_and_complete(tmp_path: Path, rows: list[dict]) -> None:
@@ -189,7 +190,7 @@ def test_the_page_is_self_contained_and_complete(tmp_path: Path, rows: list[dict
     assert len(pictures) == 4  # violin, FROC, dose–response, stages
     for source in pictures:
         assert imread(io.BytesIO(base64.b64decode(source.split(",")[1]))).std() > 0
-    assert RESEARCH_ONLY in text
+    assert DISCLAIMER in text
     assert "<title>Dev cases &amp; more</title>" in text
     assert "intensity &lt;b&gt;" in text
     assert "intensity <b>" not in text

@@ -47,7 +47,7 @@ def test_an_exported_model_detects_and_doubts_as_its_checkpoint(opened, kind, tm
     own, other = (strega_jax.detect(small_scan(), m) for m in (opened, exported))
     assert own.mask.any()
     np.testing.assert_array_equal(other.mask, own.mask)
-    assert [flag.check for flag in other.flags] == [flag.check for flag in own.flags]
+    assert [flag.check for flag in other.warnings] == [flag.check for flag in own.warnings]
 
 
 @pytest.fixture(scope="module")

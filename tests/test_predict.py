@@ -13,12 +13,12 @@ from small_workdir import small_scan, small_workdir
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.inference.batch import AbstainedError, Settings, detect_all, is_complete
 from strega_jax.inference.jobs import make_jobs
-from strega_jax.inference.pipeline import staged
 from strega_jax.models.opening import open_model
 from strega_jax.models.reference import Reference, load_reference
 from strega_jax.models.uncertainty import score_deviation
-from strega_jax.output.bids import as_flags
+from strega_jax.output.bids import app_arguments
 from strega_jax.output.group import write_group
+from strega_jax.pipeline import staged
 from strega_jax.scans.cohorts import find_cases
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -99,7 +99,7 @@ def test_outputs_agree_and_are_resumed(opened, tmp_path):
 
 def test_group_lists_most_anomaly_first(tmp_path):
     for name, ml in (("a", 1.5), ("b", 20.0), ("c", 0.0)):
-        content = {"anomaly_ml": ml, "brain_ml": 1000.0, "components": [{"volume_ml": ml}], "flags": []}
+        content = {"anomaly_ml": ml, "brain_ml": 1000.0, "components": [{"volume_ml": ml}], "quality_control": []}
         (tmp_path / f"{name}_boxes.json").write_text(json.dumps(content))
     (tmp_path / "foreign_boxes.json").write_text("[1, 2]")
     assert write_group(tmp_path) == 3
@@ -141,7 +141,7 @@ def test_scans_unlike_training_are_doubted_and_strict_abstains(opened, tmp_path)
     odd = dataclasses.replace(opened, reference=Reference(3, 3, numbers))
     done = next(detect_all(jobs, odd, settings_of(opened, pages=False)))
     assert done.error is None
-    assert [flag.check for flag in done.flags] == ["tissue", "tissue", "reconstruction"]
+    assert [flag.check for flag in done.warnings] == ["tissue", "tissue", "reconstruction"]
     strict = settings_of(opened, strict=True, overwrite=True)
     other = make_jobs(find_cases(small_scan()), tmp_path / "strict")
     done = next(detect_all(other, odd, strict))
@@ -159,22 +159,22 @@ def test_a_damaged_reference_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("plain", "labels", "values", "left"),
     [
-        ("in out participant --checkpoint=c", "--checkpoint=c --input=in --output=out --level=participant"),
-        ("in out group", "--input=in --output=out --level=group"),
+        ("in out participant", "", {"analysis_level": "participant"}, ""),
+        ("in out group", "", {"analysis_level": "group"}, ""),
         (
-            "in out participant --participant-label 01 sub-02 --strict",
-            "--strict --input=in --output=out --level=participant --participant_label=01,sub-02",
+            "in out participant sub-02",
+            "01",
+            {"analysis_level": "participant", "participant_label": ["01", "sub-02"]},
+            "",
         ),
-        (
-            "--checkpoint c in out participant --participant_label 01,02",
-            "--checkpoint c --input=in --output=out --level=participant --participant_label=01,02",
-        ),
-        ("--strict in out participant", "--strict --input=in --output=out --level=participant"),
-        ("--input=in extra", "--input=in extra"),
-        ("in out nobody", "in out nobody"),
+        ("in out participant 02", "", {"analysis_level": "participant"}, "02"),
+        ("extra", "", None, "extra"),
+        ("in out nobody", "", None, "in out nobody"),
+        ("", "01", None, ""),
     ],
 )
-def test_the_command_line_of_a_bids_app_becomes_flags(given, meant):
-    assert as_flags(given.split(), {"checkpoint", "input"}) == meant.split()
+def test_the_command_line_of_a_bids_app_becomes_flags(plain, labels, values, left):
+    wanted = {} if values is None else {"input": "in", "output": "out", **values}
+    assert app_arguments(plain.split(), labels.split()) == (wanted, left.split())

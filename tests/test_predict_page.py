@@ -63,7 +63,7 @@ def detection() -> Detection:
 
 def page_of(detection: Detection, folder: Path, name: str = "scan") -> Path:
     record = {
-        "flags": [{"check": "contrast", "reason": "a <script>alert(1)</script> doubt"}],
+        "quality_control": [{"check": "contrast", "reason": "a <script>alert(1)</script> warning"}],
         "model": {"detector": "x"},
         "measured": {name: 0.25 for name in MEASURES},
         "training": {name: {"mean": 0.2, "std": 0.01, "low": 0.1, "high": 0.3} for name in MEASURES},
@@ -154,7 +154,7 @@ def test_the_page_needs_nothing_but_itself(browser, detection, tmp_path):
     browser.open(page, READY)
     shown = browser.evaluate("document.body.innerText")
     assert f"{detection.mask.sum() * 0.012:.2f} ml" in shown
-    assert "a <script>alert(1)</script> doubt" in shown
+    assert "a <script>alert(1)</script> warning" in shown
     assert "25.0%" in shown
     assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert orange(browser.screenshot()) > 0.0005
@@ -168,7 +168,7 @@ def test_the_group_page_sorts(browser, detection, tmp_path):
     browser.open(tmp_path / "group.html")
     names = "[...document.querySelectorAll('tbody a')].map(a => a.textContent)"
     assert browser.evaluate(names) == ["some", "none"]
-    browser.click("th.sorts:nth-of-type(3)")
+    browser.click("table.sortable th:nth-of-type(3)")
     assert browser.evaluate(names) == ["none", "some"]
     browser.click("tbody a")
     browser.wait("location.pathname.endsWith('/none.html') && document.readyState === 'complete'")

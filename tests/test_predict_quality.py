@@ -9,7 +9,7 @@ from small_workdir import small_scan, small_workdir
 
 from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.pose import fit_pose
-from strega_jax.detection.quality import Flag, noise_share, reference_flags, scan_flags
+from strega_jax.detection.quality import QualityWarning, noise_share, reference_warnings, scan_warnings
 from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
@@ -91,9 +91,9 @@ def test_noise_is_measured_and_much_of_it_doubted(prepared, share):
 def test_contrasts_without_tissue_classes_are_doubted(prepared):
     scan, slices = prepared
     flair = dataclasses.replace(scan, contrast="FLAIR")
-    assert {flag.check for flag in scan_flags(flair, slices, "T1w")} == {"contrast"}
-    assert scan_flags(flair, slices, "FLAIR") == []
-    (unknown,) = scan_flags(dataclasses.replace(scan, contrast=""), slices, "T1w")
+    assert {flag.check for flag in scan_warnings(flair, slices, "T1w")} == {"contrast"}
+    assert scan_warnings(flair, slices, "FLAIR") == []
+    (unknown,) = scan_warnings(dataclasses.replace(scan, contrast=""), slices, "T1w")
     assert unknown.check == "contrast"
     assert "--contrast" in unknown.reason
 
@@ -108,15 +108,15 @@ def test_a_tissue_map_like_no_brain_is_doubted(prepared):
 def test_numbers_unlike_training_are_doubted(opened):
     reference = opened.reference
     usual = {name: spread.mean for name, spread in reference.numbers.items()}
-    assert reference_flags(usual, reference) == []
-    assert reference_flags({**usual, "wm": 0.0}, None) == []
+    assert reference_warnings(usual, reference) == []
+    assert reference_warnings({**usual, "wm": 0.0}, None) == []
     for name, value, check in (
         ("wm", usual["wm"] + 0.3, "tissue"),
         ("brain_ml", usual["brain_ml"] / 2, "tissue"),
         ("error", usual["error"] * 2.1, "reconstruction"),
     ):
-        (flag,) = reference_flags({**usual, name: value}, reference)
-        assert isinstance(flag, Flag)
+        (flag,) = reference_warnings({**usual, name: value}, reference)
+        assert isinstance(flag, QualityWarning)
         assert flag.check == check
 
 
@@ -125,7 +125,7 @@ def changed(slices, **tissue):
 
 
 def checks(scan, slices) -> set[str]:
-    return {flag.check for flag in scan_flags(scan, slices, "T1w")}
+    return {flag.check for flag in scan_warnings(scan, slices, "T1w")}
 
 
 def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
@@ -156,4 +156,4 @@ def test_headers_without_orientation_are_doubted(opened, tmp_path):
             make_jobs(find_cases(tmp_path), tmp_path / "out"), opened, Settings(opened.model.about.run.postprocess)
         )
     )
-    assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.flags)
+    assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.warnings)

@@ -17,13 +17,12 @@ from small_workdir import small_scan, small_workdir
 import strega_jax
 from strega_jax.command import with_underscores
 from strega_jax.errors import CheckpointError, ConfigError, ScanError
-from strega_jax.failures import LOG, ends_the_run, tell
-from strega_jax.inference import batch
+from strega_jax.failures import LOG, DiskFullError, Failures, run_error, told
 from strega_jax.inference.batch import Settings, detect_all, is_complete
 from strega_jax.inference.jobs import make_jobs
-from strega_jax.inference.pipeline import staged
 from strega_jax.models.opening import open_model
-from strega_jax.output.files import result_files
+from strega_jax.output import write
+from strega_jax.pipeline import staged
 from strega_jax.scans.cohorts import find_cases
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -53,25 +52,27 @@ def test_one_scan_never_ends_a_batch(opened, tmp_path, monkeypatch):
     (source / "alien_T1w.nii.gz").write_text("no image at all")
     (source / "damaged_T1w.nii.gz").write_bytes(small_scan().read_bytes()[:5000])
     (output / "b_T1w_mask.nii.gz" / "in the way").mkdir(parents=True)
-    draw = batch.write_page
+    draw = write.write_page
 
     def fails_for_one(path, detection, summary):
         if "page" in path.name:
             raise ValueError("a page that cannot be drawn")
         draw(path, detection, summary)
 
-    monkeypatch.setattr(batch, "write_page", fails_for_one)
-    settings = Settings(opened.model.about.run.postprocess, log_folder=output)
+    monkeypatch.setattr(write, "write_page", fails_for_one)
+    settings = Settings(opened.model.about.run.postprocess)
+    failures = Failures(output)
     jobs = make_jobs(find_cases(source), output)
     done = {one.job.name: one for one in detect_all(jobs, opened, settings)}
     assert {name for name, one in done.items() if one.error is None} == {"a_T1w", "c_T1w"}
     for name in ("alien_T1w", "damaged_T1w", "b_T1w", "page_T1w"):
-        assert name in done[name].message
-        assert "\n" not in done[name].message
+        message = failures.add(done[name].job.source, done[name].error)
+        assert name in message
+        assert "\n" not in message
     for job in jobs:
-        files = [path for path in job.paths.every if path.is_file()]
+        files = [path for path in output.glob(f"{job.name}*") if path.is_file()]
         assert bool(files) == is_complete(job, opened, settings) == (job.name in ("a_T1w", "c_T1w"))
-    assert "unforeseen ValueError" in done["page_T1w"].message
+    assert "unforeseen ValueError" in failures.messages[-1]
     log = (output / LOG).read_text()
     assert "a page that cannot be drawn" in log
     assert log.count("Traceback") == 1
@@ -85,25 +86,22 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_written(opened, tmp_pa
 
     jobs = make_jobs(find_cases(tmp_path / "in"), tmp_path / "out")
     settings = Settings(opened.model.about.run.postprocess, pages=False)
-    monkeypatch.setattr(batch, "write_detection", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(write, "write_volume", full)
+    with pytest.raises(DiskFullError, match="No space left"):
         list(detect_all(jobs, opened, settings))
-    assert not [path for job in jobs for path in job.paths.every if path.exists()]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_what_ends_a_run_is_no_scans_fault():
-    assert ends_the_run(ConfigError("x"))
-    assert ends_the_run(CheckpointError("x"))
-    assert ends_the_run(KeyboardInterrupt())
-    assert not ends_the_run(ScanError("x"))
-    assert not ends_the_run(ValueError("x"))
-    assert not ends_the_run(PermissionError(errno.EACCES, "no"))
+    for error in (ConfigError("x"), CheckpointError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
+        assert run_error(error) is not None
+    for error in (ScanError("x"), ValueError("x"), PermissionError(errno.EACCES, "no")):
+        assert run_error(error) is None
 
 
-def test_a_told_error_names_its_scan_once(tmp_path):
-    assert tell(ScanError("/a/b.nii: cut"), "/a/b.nii", tmp_path) == "/a/b.nii: cut"
-    assert tell(ScanError("cut"), "/a/b.nii", tmp_path) == "/a/b.nii: cut"
-    assert not (tmp_path / LOG).exists()
+def test_a_told_error_names_its_scan_once():
+    assert told("/a/b.nii", ScanError("/a/b.nii: cut")) == "/a/b.nii: cut"
+    assert told("/a/b.nii", ScanError("cut")) == "/a/b.nii: cut"
 
 
 def test_stages_raise_what_their_source_raises_and_end_when_left():
@@ -158,16 +156,7 @@ def _detection(opened, path):
 def test_hyphens_are_as_good_as_underscores(given, meant):
     import strega_jax.predict  # noqa: F401  defines the flags
 
-    assert with_underscores(given) == meant
-
-
-def test_results_have_one_list_of_files(tmp_path):
-    paths = result_files(tmp_path, "x")
-    assert paths.every[0] == paths.boxes
-    for path in paths.every:
-        path.touch()
-    paths.remove()
-    assert not list(tmp_path.iterdir())
+    assert with_underscores([given]) == [meant]
 
 
 def test_a_reader_that_leaves_and_a_closed_stderr_stop_nothing(tmp_path):

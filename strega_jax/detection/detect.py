@@ -9,7 +9,6 @@ from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.scorer import Scorer
 from strega_jax.postprocess import mask_from_score, refine_scores
-from strega_jax.process import require_own_process
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume, preprocess
@@ -51,7 +50,6 @@ def detect_slices(
     samples: int = 0,
 ) -> Detection:
     """`detect_scan` for a scan that is preprocessed already."""
-    require_own_process()
     scores, reconstruction = model.score(slices.images, slices.position)
     score = slices.back(_refined(scores, scan, slices, model, settings))
     threshold = healthy_value(settings, calibration)

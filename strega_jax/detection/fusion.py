@@ -113,11 +113,12 @@ def _on_grid(
         return one.score, one.brain, np.ones(one.score.shape, bool)
     to_one = np.linalg.inv(one.affine) @ grid.affine
     shape = grid.score.shape
-    score = ndimage.affine_transform(one.score, to_one[:3, :3], to_one[:3, 3], shape, order=1)
-    inside = ndimage.affine_transform(one.brain.astype(np.float32), to_one[:3, :3], to_one[:3, 3], shape, order=1)
-    everywhere = np.ones(one.score.shape, np.float32)
-    seen = ndimage.affine_transform(everywhere, to_one[:3, :3], to_one[:3, 3], shape, order=0, mode="constant") > 0
-    return np.asarray(score, np.float32), np.asarray(inside) > 0.5, np.asarray(seen)
+    score, inside, seen = (
+        # SciPy takes the whole affine as its matrix.
+        np.asarray(ndimage.affine_transform(volume, to_one, output_shape=shape, order=order), np.float32)
+        for volume, order in ((one.score, 1), (one.brain.astype(np.float32), 1), (np.ones_like(one.score), 0))
+    )
+    return score, inside > 0.5, seen > 0
 
 
 def _overlap(a: Bool[np.ndarray, "x y z"], b: Bool[np.ndarray, "x y z"]) -> float:

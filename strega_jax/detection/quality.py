@@ -1,4 +1,4 @@
-"""What speaks against believing a detection: flags with reasons, from the header, the scan and the network.
+"""Quality control: warnings with reasons against believing a detection, from the header, the scan and the network.
 
 An image that is not brain-extracted, or in which no tissues can be told apart, never comes this far: the
 segmentation refuses it with a ScanError.
@@ -43,15 +43,15 @@ SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Flag:
-    """One doubt."""
+class QualityWarning:
+    """One quality-control warning."""
 
     check: str  # orientation, contrast, slices, field of view, noise, ghosting, tissue or reconstruction
     reason: str  # one sentence: what was seen and what to do
 
 
-def scan_flags(scan: Scan, slices: SliceVolume, training_contrast: str) -> list[Flag]:
-    """Doubts about a segmented scan: header, orientation, contrast, slices, field of view, noise, ghosts."""
+def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> list[QualityWarning]:
+    """Warnings about a segmented scan: header, orientation, contrast, slices, field of view, noise, ghosts."""
     lost = _slice_flags(scan.data, slices.brain)
     return [
         *_header_flags(scan),
@@ -74,8 +74,8 @@ def measure(detection: Detection) -> dict[str, float]:
     return {**seen, "brain_ml": brain * detection.scan.voxel_ml, "error": error}
 
 
-def reference_flags(measured: Mapping[str, float], reference: Reference | None) -> list[Flag]:
-    """Doubts whether what `measure` gave is like the training scans; none can be had without a reference."""
+def reference_warnings(measured: Mapping[str, float], reference: Reference | None) -> list[QualityWarning]:
+    """Warnings that what `measure` gave is unlike the training scans; none can be had without a reference."""
     if reference is None:
         return []
     flags = []
@@ -88,11 +88,11 @@ def reference_flags(measured: Mapping[str, float], reference: Reference | None) 
                 else f"{name.upper()} makes {value:.0%} of the brain; in the training scans {spread.low:.0%} to "
                 f"{spread.high:.0%}"
             )
-            flags.append(Flag("tissue", f"{shown}: check the brain extraction and the contrast"))
+            flags.append(QualityWarning("tissue", f"{shown}: check the brain extraction and the contrast"))
     error, spread = measured["error"], reference.numbers["error"]
     if error > LARGEST_ERROR * spread.mean:
         flags.append(
-            Flag(
+            QualityWarning(
                 "reconstruction",
                 f"the network reconstructs the slices with an error of {error:.3g}; training scans gave "
                 f"{spread.low:.3g} to {spread.high:.3g}: motion, noise, another contrast, or much pathology",
@@ -131,35 +131,43 @@ def noise_share(
     return min(found, default=0.0) / float(image[brain].mean())
 
 
-def _header_flags(scan: Scan) -> list[Flag]:
+def _header_flags(scan: Scan) -> list[QualityWarning]:
     if scan.forms:
         return []
-    return [Flag("orientation", "the header sets neither sform nor qform: left and right are a guess")]
+    return [QualityWarning("orientation", "the header sets neither sform nor qform: left and right are a guess")]
 
 
-def _contrast_flags(contrast: str, training_contrast: str) -> list[Flag]:
+def _contrast_flags(contrast: str, training_contrast: str) -> list[QualityWarning]:
     if contrast == UNKNOWN:
         reason = f"nothing tells the contrast: read as {training_contrast}. Name it (--contrast)"
-        return [Flag("contrast", reason)]
+        return [QualityWarning("contrast", reason)]
     if contrast == training_contrast or contrast in tissue_contrasts():
         return []
     known = ", ".join(tissue_contrasts())
-    return [Flag("contrast", f"{contrast}: tissues are told apart in {known} and the training contrast alone")]
+    return [
+        QualityWarning("contrast", f"{contrast}: tissues are told apart in {known} and the training contrast alone")
+    ]
 
 
-def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[Flag]:
+def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[QualityWarning]:
     if contrast not in tissue_contrasts():
         return []
     pose = fit_pose(slices.tissue.pve, scan.affine)
     if pose.exchanged > max(pose.best + POSE_MARGIN, SURE_FIT):
         return [
-            Flag("contrast", f"fluid and white matter look exchanged: is this a {contrast} scan? Name it (--contrast)")
+            QualityWarning(
+                "contrast", f"fluid and white matter look exchanged: is this a {contrast} scan? Name it (--contrast)"
+            )
         ]
     if pose.orientation and pose.best > pose.upright + POSE_MARGIN:
-        return [Flag("orientation", f"the brain fits MNI152 better with {pose.orientation}: the header looks wrong")]
+        return [
+            QualityWarning(
+                "orientation", f"the brain fits MNI152 better with {pose.orientation}: the header looks wrong"
+            )
+        ]
     if pose.best < LEAST_FIT:
         return [
-            Flag(
+            QualityWarning(
                 "tissue",
                 f"the tissue map hardly resembles MNI152's (fit {pose.upright:.2f} of 2; brains give 1.3 to 1.7): the "
                 "tissues were not told apart, or this is no whole brain",
@@ -168,7 +176,7 @@ def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[Flag]:
     return []
 
 
-def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> list[Flag]:
+def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
     flags = []
     for axis, name in enumerate(("sagittal", "coronal", "axial")):
         others = tuple({0, 1, 2} - {axis})
@@ -177,37 +185,39 @@ def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y
         between = np.arange(held[0], held[-1] + 1)
         empty = int((area[between] == 0).sum())
         if empty:
-            flags.append(Flag("slices", f"{empty} {name} slices inside the brain are empty"))
+            flags.append(QualityWarning("slices", f"{empty} {name} slices inside the brain are empty"))
         large = between[area[between] > 0.2 * area.max()]
         level = np.sum(image, axis=others, where=brain)[large] / area[large]
         beside = np.minimum(np.roll(level, 2), np.roll(level, -2))
         dark = int((level < DARK * beside)[2:-2].sum())
         if dark:
-            flags.append(Flag("slices", f"{dark} {name} slices are much darker than their neighbours: signal was lost"))
+            flags.append(
+                QualityWarning("slices", f"{dark} {name} slices are much darker than their neighbours: signal was lost")
+            )
         rows = np.moveaxis(image, axis, 0)[large]
         repeated = sum(np.array_equal(a, b) for a, b in itertools.pairwise(rows))
         if repeated:
-            flags.append(Flag("slices", f"{repeated} {name} slices repeat the one before"))
+            flags.append(QualityWarning("slices", f"{repeated} {name} slices repeat the one before"))
     return flags
 
 
-def _cut_flags(brain: Bool[np.ndarray, "x y z"]) -> list[Flag]:
+def _cut_flags(brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
     cut = []
     for axis, names in enumerate(SIDES):
         area = brain.sum(axis=tuple({0, 1, 2} - {axis}))
         cut += [name for name, face in zip(names, (area[0], area[-1]), strict=True) if face > CUT_FACE * area.max()]
     if not cut:
         return []
-    return [Flag("field of view", f"the field of view cuts the brain off at the {' and the '.join(cut)}")]
+    return [QualityWarning("field of view", f"the field of view cuts the brain off at the {' and the '.join(cut)}")]
 
 
-def _ghost_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[Flag]:
+def _ghost_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
     ghost = strongest_ghost(scan.data, brain, scan.spacing_mm)
     if ghost.strength <= GHOST_STRENGTH:
         return []
     along = " to ".join(SIDES[ghost.axis])
     return [
-        Flag(
+        QualityWarning(
             "ghosting",
             f"the brain shows a copy of itself {ghost.shift_mm:.0f} mm aside, from {along} (strength "
             f"{ghost.strength:.2f}; scans without reach {GHOST_STRENGTH:.2f}): motion or flow",
@@ -215,10 +225,12 @@ def _ghost_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[Flag]:
     ]
 
 
-def _noise_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[Flag]:
+def _noise_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
     share = noise_share(scan.data, brain, scan.spacing_mm)
     if share <= NOISE_SHARE:
         return []
     return [
-        Flag("noise", f"noise is {share:.0%} of the brain's mean; scans at hand reach 7 %: lesions may drown in it")
+        QualityWarning(
+            "noise", f"noise is {share:.0%} of the brain's mean; scans at hand reach 7 %: lesions may drown in it"
+        )
     ]

@@ -16,8 +16,6 @@ The results hold (all but `rows` may be missing):
     costs            one dict a method
     pictures         {"name", "caption", "png": base64} each
     failures         one text a case that could not be scored
-
-Nothing is fetched: pictures, style and script are inside the file, and its content security policy says so.
 """
 
 import base64
@@ -42,50 +40,8 @@ from strega_jax.evaluation.figures import (
     violin_plot,
 )
 from strega_jax.evaluation.table import columns, json_ready, mean_over_seeds, summarise
+from strega_jax.output.html import cell, definitions, document, head, section, sortable
 from strega_jax.scans.files import replacing
-
-RESEARCH_ONLY = (
-    "For research only. This is no medical device: nothing here may be used for diagnosis or treatment, "
-    "and a scan without marks is not a healthy scan."
-)
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#222}
-h2{margin:2.2rem 0 .4rem;border-bottom:1px solid #ccc;padding-bottom:.2rem}
-table{border-collapse:collapse;margin:.6rem 0;font-size:13px;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
-td.text,th.text,th:first-child,td:first-child{text-align:left}
-table.sortable th{cursor:pointer;background:#f3f3f3;vertical-align:bottom}
-th[aria-sort=ascending]::after{content:" ▲"}
-th[aria-sort=descending]::after{content:" ▼"}
-.note{border-left:4px solid #D55E00;background:#fdf3ec;padding:.6rem 1rem}
-.side{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-end}
-figure{margin:.6rem 0}
-figcaption{color:#555;font-size:13px;max-width:60rem}
-img{max-width:100%}
-dt{font-weight:600}
-dd{margin:0 0 .3rem 1.2rem}
-"""
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.addEventListener("click", () => {
-    const falling = head.getAttribute("aria-sort") === "ascending";
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", falling ? "descending" : "ascending");
-    const key = row => row.cells[column].dataset.value;
-    const sorted = [...table.tBodies[0].rows].sort((a, b) => {
-      const x = key(a), y = key(b);
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const numeric = !isNaN(x) && !isNaN(y);
-      const order = numeric ? x - y : x.localeCompare(y);
-      return falling ? -order : order;
-    });
-    table.tBodies[0].append(...sorted);
-  }));
-}
-"""
 
 
 def picture(figure: Figure, name: str, caption: str) -> dict[str, str]:
@@ -138,28 +94,19 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _page(results: Mapping[str, Any], plots: Sequence[Mapping[str, str]]) -> str:
-    title = html.escape(results.get("title", "Evaluation"))
     rows = results["rows"]
     sections = [
-        f"<h1>{title}</h1>",
-        f'<p class="note">{html.escape(RESEARCH_ONLY)}</p>',
         _sentences("In words", results.get("sentences", [])),
         _summary_section(rows),
-        _section("Plots", '<div class="side">' + "".join(map(_figure, plots)) + "</div>") if plots else "",
-        _section("Pictures", "".join(map(_figure, results.get("pictures", [])))) if results.get("pictures") else "",
+        section("Plots", '<div class="side">' + "".join(map(_figure, plots)) + "</div>" if plots else ""),
+        section("Pictures", "".join(map(_figure, results.get("pictures", [])))),
         *(_numbers_section(heading, results.get(key, []), note) for key, (heading, note) in TABLES.items()),
-        _section("Every volume", "<p>Click a heading to sort.</p>" + _table(columns(rows), rows)),
+        section("Every volume", "<p>Click a heading to sort.</p>" + _table(columns(rows), rows)),
         _glossary(),
         _sentences("Not scored", results.get("failures", [])),
-        _about(results.get("about", {})),
+        section("How it was made", definitions(results.get("about", {}))),
     ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(section for section in sections if section)
-        + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
-    )
+    return document(results.get("title", "Evaluation"), sections, ("sort.js",))
 
 
 TABLES = {
@@ -197,7 +144,7 @@ def _plots(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     curves = results.get("froc", [])
     for where, of in _by_what_varies(curves):
         drawn = {name: (c["false_positives"], c["sensitivity"]) for name, c in of.items()}
-        caption = f"Free-response ROC, {where}: marks taken in order of their peak score; the dot is the mask as it is."
+        caption = f"Free-response ROC, {where}: detections in order of their peak score; the dot is the mask as it is."
         yield file_name(f"froc_{where}"), caption, froc_plot(drawn)
     for plot in results.get("dose_response", []):
         where = f"{plot['method']}, {plot['cohort']}"
@@ -230,16 +177,12 @@ def _summary_section(rows: Sequence[Mapping[str, Any]]) -> str:
                 std = "" if values["n"] < 2 else f" ± {shown(name, values['std'])}"
                 line[name] = f"{shown(name, values['mean'])}{std}"
         lines.append(line)
-    return _section(
+    return section(
         "Summary",
         "<p>Mean ± standard deviation over volumes. Best Dice is fitted on each volume's own truth: an upper bound, "
         "no result. Volumes with an empty truth have lines of their own.</p>"
         + _table([*GROUP, *(name for name in SUMMARY_METRICS if any(name in line for line in lines))], lines),
     )
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<h2>{html.escape(heading)}</h2>{content}"
 
 
 def _figure(entry: Mapping[str, str]) -> str:
@@ -255,38 +198,28 @@ def _glossary() -> str:
     return f"<details><summary>What the columns mean</summary><dl>{terms}</dl></details>"
 
 
-def _about(about: Mapping[str, Any]) -> str:
-    lines = [{"what": name, "value": str(value)} for name, value in about.items()]
-    return _section("How it was made", _table(["what", "value"], lines)) if about else ""
-
-
 def _numbers_section(heading: str, lines: Sequence[Mapping[str, Any]], note: str) -> str:
-    return _section(heading, f"<p>{html.escape(note)}</p>" + _table(columns(lines), lines)) if lines else ""
+    return section(heading, f"<p>{html.escape(note)}</p>" + _table(columns(lines), lines) if lines else "")
 
 
 def _sentences(heading: str, sentences: Sequence[str]) -> str:
-    return _section(heading, "".join(f"<p>{html.escape(s)}</p>" for s in sentences)) if sentences else ""
+    return section(heading, "".join(f"<p>{html.escape(s)}</p>" for s in sentences))
 
 
 def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(_heading(name, any(isinstance(row.get(name), str) for row in rows)) for name in names)
-    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    heads = [_heading(name, any(isinstance(row.get(name), str) for row in rows)) for name in names]
+    return sortable(heads, [[_cell(row.get(name)) for name in names] for row in rows])
 
 
 def _heading(name: str, text: bool) -> str:
-    kind = ' class="text"' if text and name not in SUMMARY_METRICS else ""
-    meaning = html.escape(COLUMNS[name][1], quote=True) if name in COLUMNS else ""
-    return f'<th{kind} data-name="{html.escape(name, quote=True)}" title="{meaning}">{html.escape(called(name))}</th>'
+    kind = "text" if text and name not in SUMMARY_METRICS else ""
+    return head(called(name), kind, name, COLUMNS[name][1] if name in COLUMNS else "")
 
 
 def _cell(value: Any) -> str:
     if value is None:
-        return '<td data-value="">–</td>'
+        return cell("–", value)
     if isinstance(value, list):
         value = " to ".join(f"{number:.4g}" for number in value if number is not None)
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    kind = ' class="text"' if isinstance(value, str) and not text[:1].isdigit() else ""
-    return f'<td{kind} data-value="{html.escape(str(value), quote=True)}">{html.escape(text)}</td>'
+    return cell(html.escape(text), value, "text" if isinstance(value, str) and not text[:1].isdigit() else "")

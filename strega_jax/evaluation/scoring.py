@@ -21,11 +21,12 @@ from strega_jax.evaluation.lesions import LesionMatch
 from strega_jax.evaluation.metrics import dice, slice_level_scores, volume_level_score
 from strega_jax.evaluation.slices import ShownSlice, shown_slice
 from strega_jax.evaluation.volume import score_volume_and_lesions
-from strega_jax.failures import ends_the_run, tell
-from strega_jax.inference.pipeline import staged
+from strega_jax.failures import Failures
 from strega_jax.models.calibration import Calibration
 from strega_jax.models.scorer import Scorer
-from strega_jax.output.write import write_detection
+from strega_jax.output.files import result_files
+from strega_jax.output.write import write_result
+from strega_jax.pipeline import staged
 from strega_jax.scans.case import Case, read_truth
 from strega_jax.scans.cohorts import unique_names
 from strega_jax.scans.geometry import check_truth_in_brain
@@ -101,42 +102,55 @@ def score_cases(
         StregaError: what else no scan can be blamed for, such as settings that the checkpoint does not allow.
     """
     results = Results(calibration={method: calibration})
+    failures = Failures(masks.parent)
     cases = unique_names(cases)
     order = sorted(cases, key=lambda case: not _is_control(case))
-
-    def read(case: Case) -> tuple[Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
-        scan = open_scan(case)
-        truth = _truth(case, scan)
-        slices = preprocess(scan, model.about.preprocess)
-        check_truth_in_brain(truth, slices.brain, str(case.mask))
-        return scan, truth, slices
-
-    def detect(
-        content: tuple[Scan, Bool[np.ndarray, "x y z"], SliceVolume],
-    ) -> tuple[Detection, Bool[np.ndarray, "x y z"]]:
-        scan, truth, slices = content
-        return detect_slices(model, scan, slices, settings, calibration), truth
-
-    for case, content, error in tqdm(
-        staged(order, (read, detect)), desc=f"evaluating {method}", unit="scan", total=len(order)
-    ):
+    stages = _Stages(model, settings, calibration, masks, method, baselines, results)
+    done = staged(order, (stages.read, stages.detect, stages.score))
+    for case, _, error in tqdm(done, desc=f"evaluating {method}", unit="scan", total=len(order)):
         if error is not None:
-            if ends_the_run(error):
-                raise error
-            results.failures.append(tell(error, str(case.image), masks))
-            log.error("%s", results.failures[-1])
-            continue
-        detection, truth = content
-        write_detection(masks, case.name, detection, model.source)
-        burdens = _thresholds_at_burdens(results.scored)
-        scored = _score(case, detection, truth, settings, method, burdens)
-        results.scored.append(scored)
-        if baselines:
-            results.baselines += _baselines(detection, truth, scored.row)
+            log.error("%s", failures.add(case.image, error))
+            result_files(masks, case.name).remove()
+    results.failures += failures.messages
     place = {case.name: number for number, case in enumerate(cases)}
     results.scored.sort(key=lambda of: place[of.row["case"]])
     results.baselines.sort(key=lambda row: place[row["case"]])
     return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stages:
+    """What is done with a case, one step after the other; what comes of it goes to `results`, in order."""
+
+    model: Scorer
+    settings: Postprocess
+    calibration: Calibration | None
+    masks: Path
+    method: str
+    baselines: bool
+    results: Results
+
+    def read(self, case: Case) -> tuple[Case, Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
+        scan = open_scan(case)
+        truth = _truth(case, scan)
+        slices = preprocess(scan, self.model.about.preprocess)
+        check_truth_in_brain(truth, slices.brain, str(case.mask))
+        return case, scan, truth, slices
+
+    def detect(
+        self, content: tuple[Case, Scan, Bool[np.ndarray, "x y z"], SliceVolume]
+    ) -> tuple[Case, Bool[np.ndarray, "x y z"], Detection]:
+        case, scan, truth, slices = content
+        return case, truth, detect_slices(self.model, scan, slices, self.settings, self.calibration)
+
+    def score(self, content: tuple[Case, Bool[np.ndarray, "x y z"], Detection]) -> None:
+        case, truth, detection = content
+        burdens = _thresholds_at_burdens(self.results.scored)
+        scored = _score(case, detection, truth, self.settings, self.method, burdens)
+        others = _baselines(detection, truth, scored.row) if self.baselines else []
+        write_result(result_files(self.masks, case.name), detection, self.model.source)
+        self.results.scored.append(scored)
+        self.results.baselines.extend(others)
 
 
 def _is_control(case: Case) -> bool:

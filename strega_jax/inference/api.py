@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.detection.detect import detect_scan
-from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
+from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
 from strega_jax.models.opened import SHIPPED, Opened
 from strega_jax.models.opening import open_model
 from strega_jax.output.write import components_of
@@ -31,8 +31,8 @@ class Result:
         affine: (4, 4) float64, voxel index → scanner millimetres (RAS+); the file's own.
         components: 3-D components of the mask, largest first; their boxes count voxels in RAS order.
         anomaly_ml, brain_ml: volume marked, and volume of the brain.
-        flags: doubts that the input checks raised; empty where there are none.
-        compared_with_training: whether the checks could compare the scan with the training cohort.
+        warnings: what quality control found; empty where it found nothing.
+        compared_with_training: whether quality control could compare the scan with the training cohort.
     """
 
     contrast: str
@@ -43,7 +43,7 @@ class Result:
     components: tuple[Component, ...]
     anomaly_ml: float
     brain_ml: float
-    flags: tuple[Flag, ...]
+    warnings: tuple[QualityWarning, ...]
     compared_with_training: bool
 
 
@@ -78,8 +78,8 @@ def detect(
     settings = build_dataclass(Postprocess, fields, "postprocess")
     scan = open_scan(path, contrast or "", brain)
     found = detect_scan(opened.model, scan, settings, opened.calibration, samples=samples)
-    flags = scan_flags(scan, found.slices, about.preprocess.contrast)
-    flags += reference_flags(measure(found), opened.reference)
+    warnings = scan_warnings(scan, found.slices, about.preprocess.contrast)
+    warnings += reference_warnings(measure(found), opened.reference)
     return Result(
         contrast=scan.contrast or "unknown",
         mask=scan.to_native(found.mask),
@@ -89,6 +89,6 @@ def detect(
         components=tuple(components_of(found)),
         anomaly_ml=float(found.mask.sum() * scan.voxel_ml),
         brain_ml=float(found.slices.brain.sum() * scan.voxel_ml),
-        flags=tuple(flags),
+        warnings=tuple(warnings),
         compared_with_training=opened.reference is not None,
     )

@@ -1,24 +1,21 @@
 """Many scans: read, segment, detect and write in overlapping stages; skip what is done; go on past bad scans."""
 
-import contextlib
 import dataclasses
-import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from strega_jax import failures
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.detection.detect import detect_slices
 from strega_jax.detection.found import Detection
-from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
+from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
 from strega_jax.errors import ScanError
-from strega_jax.failures import ends_the_run, tell
-from strega_jax.inference.pipeline import staged
 from strega_jax.models.opened import Opened
-from strega_jax.output.files import ResultFiles, sidecar_of
-from strega_jax.output.page import write_page
-from strega_jax.output.write import summarise, write_detection
-from strega_jax.scans.files import write_json
+from strega_jax.output.files import ResultFiles
+from strega_jax.output.write import write_result
+from strega_jax.pipeline import staged
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
 
@@ -26,8 +23,11 @@ if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
 
 
+log = logging.getLogger(__name__)
+
+
 class AbstainedError(ScanError):
-    """A scan that was not judged, because its input checks raised doubts and `strict` was asked for."""
+    """A scan that was skipped, because it failed quality control and `strict` was asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Job:
     """One scan to do.
 
     Attributes:
-        name: for messages and the group page.
+        name: for the group page.
+        source: the scan's file or folder, for messages.
         read: makes the scan.
         digest: makes a text that changes with the scan's files.
         paths: where the results go.
         contrast: MR contrast, or empty for the training contrast.
-        series: the DICOM series that the scan is, if it is one.
-        source: its file, for messages.
+        series: the DICOM series to write a DICOM SEG for, if any.
     """
 
     name: str
+    source: Path
     read: Callable[[], Scan]
     digest: Callable[[], str]
     paths: ResultFiles
     contrast: str = ""
     series: "Series | None" = None
-    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +63,21 @@ class Settings:
     overwrite: bool = False
     pages: bool = True
     sidecars: bool = False  # BIDS: a JSON file beside every map
-    dicom_seg: bool = False  # write the masks of DICOM series as DICOM SEG, too
-    log_folder: Path = Path()  # of `failures.LOG`
+
+    def optional_files(self, job: Job) -> set[str]:
+        """Which files of `ResultFiles` a result must have beside those that every result has."""
+        asked = {"uncertainty": self.samples > 0, "page": self.pages, "segmentation": job.series is not None}
+        return {name for name, wanted in asked.items() if wanted}
 
 
 @dataclasses.dataclass
 class _Work:
     job: Job
-    record: dict[str, Any]
+    made: dict[str, Any]
     skipped: bool = False
     scan: Scan | None = None
     slices: SliceVolume | None = None
-    flags: list[Flag] = dataclasses.field(default_factory=list)
+    warnings: list[QualityWarning] = dataclasses.field(default_factory=list)
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
     detection: Detection | None = None
 
@@ -86,35 +89,31 @@ class Done:
     job: Job
     skipped: bool
     anomaly_ml: float
-    flags: tuple[Flag, ...]
-    error: Exception | None
-    message: str = ""  # one line, where it failed
+    warnings: tuple[QualityWarning, ...]
+    error: BaseException | None
 
 
 def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
     """Whether the results are there, made from the same scan by the same model with the same settings."""
-    wanted = _record(job, opened, settings)
     try:
-        found = json.loads(job.paths.boxes.read_text(encoding="utf-8"))
-        same = all(found[key] == wanted[key] for key in ("made_from", "made_with"))
-    except (OSError, ValueError, KeyError, TypeError):
+        return _is_complete(job, _made(job, opened, settings), settings)
+    except (ScanError, OSError):  # its reader will tell
         return False
-    files = job.paths.wanted(
-        samples=settings.samples > 0, page=settings.pages, segmentation=settings.dicom_seg and job.series is not None
-    )
-    return same and all(file.is_file() for file in files)
 
 
 def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Iterator[Done]:
-    """Do the jobs, in order; a bad scan is told in its `Done` and the others go on.
+    """Do the jobs, in order; whatever goes wrong with one scan is told in its `Done`, and the others go on.
+
+    A scan that fails leaves no result, and no earlier one.
 
     Raises:
-        StregaError: what no scan can be blamed for, such as a setting that the checkpoint does not allow.
+        BaseException: what no scan can be blamed for, such as a setting that the checkpoint does not allow or a full
+            disk; see `failures.run_error`.
     """
 
     def read(job: Job) -> _Work:
-        work = _Work(job, _record(job, opened, settings))
-        work.skipped = not settings.overwrite and is_complete(job, opened, settings)
+        work = _Work(job, _made(job, opened, settings))
+        work.skipped = not settings.overwrite and _is_complete(job, work.made, settings)
         if not work.skipped:
             work.scan = job.read()
         return work
@@ -123,7 +122,7 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
         if work.scan is not None:
             about = opened.model.about
             work.slices = preprocess(work.scan, about.preprocess)
-            work.flags = scan_flags(work.scan, work.slices, about.preprocess.contrast)
+            work.warnings = scan_warnings(work.scan, work.slices, about.preprocess.contrast)
             _abstain(work, settings)
         return work
 
@@ -133,7 +132,7 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
                 opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
             )
             work.measured = measure(work.detection)
-            work.flags = work.flags + reference_flags(work.measured, opened.reference)
+            work.warnings = work.warnings + reference_warnings(work.measured, opened.reference)
             _abstain(work, settings)
         return work
 
@@ -142,75 +141,59 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
         if work.detection is not None and work.scan is not None:
             _write(work, work.detection, opened, settings)
             ml = float(work.detection.mask.sum() * work.scan.voxel_ml)
-        return Done(work.job, work.skipped, ml, tuple(work.flags), None)
+        return Done(work.job, work.skipped, ml, tuple(work.warnings), None)
 
     for job, done, error in staged(jobs, (read, segment, detect, write)):
-        if error is not None and ends_the_run(error):
-            if not is_complete(job, opened, settings):
-                job.paths.remove()
-            raise error
-        yield done if error is None else _failed(job, error, opened, settings)
+        yield done if error is None else _failed(job, error)
 
 
-def _failed(job: Job, error: Exception, opened: Opened, settings: Settings) -> Done:
-    """Leave nothing that is not whole, and say what happened."""
-    with contextlib.suppress(OSError):
-        if not is_complete(job, opened, settings):
-            job.paths.remove()
-    return Done(job, False, 0.0, (), error, tell(error, job.source or job.name, settings.log_folder))
+def _failed(job: Job, error: BaseException) -> Done:
+    ending = failures.run_error(error)
+    if ending is not None:
+        raise ending
+    try:
+        job.paths.remove()
+    except OSError as left:
+        log.warning("%s: its earlier result could not be removed: %s", job.source, failures.one_line(left))
+    return Done(job, False, 0.0, (), error)
 
 
 def _abstain(work: _Work, settings: Settings) -> None:
-    if settings.strict and work.flags:
-        reasons = "; ".join(f"{flag.check}: {flag.reason}" for flag in work.flags)
-        raise AbstainedError(f"{work.job.name}: not judged, since its input checks raised doubts ({reasons})")
+    if settings.strict and work.warnings:
+        reasons = "; ".join(f"{warning.check}: {warning.reason}" for warning in work.warnings)
+        raise AbstainedError(f"{work.job.source}: skipped, since it failed quality control ({reasons})")
 
 
-def _record(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
+def _made(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
     """What tells whether a result is still the one that would be made now."""
     made_with = [opened.fingerprint, settings_hash(settings.postprocess), settings.samples, job.contrast]
-    return {"name": job.name, "made_from": job.digest(), "made_with": made_with}
+    return {"made_from": job.digest(), "made_with": made_with}
+
+
+def _is_complete(job: Job, made: dict[str, Any], settings: Settings) -> bool:
+    if settings.strict:
+        made = made | {"quality_control": []}
+    return job.paths.is_complete(settings.optional_files(job), made)
 
 
 def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings) -> None:
-    paths = work.job.paths
-    # While it is renewed the old result is not complete.
-    paths.boxes.unlink(missing_ok=True)
     record = {
-        **work.record,
+        "name": work.job.name,
+        **work.made,
         "contrast": detection.scan.contrast or "unknown",
-        "flags": [dataclasses.asdict(flag) for flag in work.flags],
+        "quality_control": [dataclasses.asdict(warning) for warning in work.warnings],
         "compared_with_training": opened.reference is not None,
         "measured": work.measured,
         "training": opened.reference.to_dict()["numbers"] if opened.reference else {},
         "postprocess": dataclasses.asdict(settings.postprocess),
         "model": opened.describe(),
-        "page": paths.page.name if settings.pages else "",
     }
-    paths.boxes.parent.mkdir(parents=True, exist_ok=True)
-    if settings.pages:
-        write_page(paths.page, detection, summarise(detection, opened.model.source) | record)
-    if settings.dicom_seg and work.job.series is not None:
-        from strega_jax.output.dicom_seg import write_segmentation
-
-        write_segmentation(paths.segmentation, detection, work.job.series, opened.model.source)
-    if settings.sidecars:
-        _write_sidecars(paths, detection, record)
-    write_detection(paths.boxes.parent, work.job.name, detection, opened.model.source, record=record, paths=paths)
-
-
-def _write_sidecars(paths: ResultFiles, detection: Detection, record: dict[str, Any]) -> None:
-    about = {
-        "Sources": [detection.scan.path.name],
-        "SpatialReference": "orig",
-        "Checkpoint": record["model"]["checkpoint"],
-        "CheckpointFingerprint": record["model"]["fingerprint"],
-    }
-    kinds: dict[Path, dict[str, Any]] = {
-        paths.mask: {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
-        paths.anomaly_map: {"Description": "anomaly score", "SkullStripped": True},
-    }
-    if detection.uncertainty is not None:
-        kinds[paths.uncertainty] = {"Description": "standard deviation of the score", "SkullStripped": True}
-    for path, fields in kinds.items():
-        write_json(sidecar_of(path), about | fields)
+    write_result(
+        work.job.paths,
+        detection,
+        opened.model.source,
+        record,
+        page=settings.pages,
+        sidecars=settings.sidecars,
+        series=work.job.series,
+    )

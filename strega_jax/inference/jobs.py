@@ -16,6 +16,7 @@ def make_jobs(
     output: Path,
     brain: PathLike = AUTO,
     paths: Callable[[Path, Case], ResultFiles] | None = None,
+    segmentation: bool = False,
 ) -> list[Job]:
     """One job for each scan.
 
@@ -24,16 +25,17 @@ def make_jobs(
         output: folder of the results.
         brain: where their brains are, as `open_scan` takes it.
         paths: where a case's results go; default: by its name, directly in `output`.
+        segmentation: write the masks of DICOM series as DICOM SEG, too.
     """
     return [
         Job(
             name=case.name,
-            source=str(case.image),
             read=functools.partial(open_scan, case, brain=brain),
             digest=functools.partial(_digest, case, brain),
+            source=case.image,
             paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
-            series=case.series,
+            series=case.series if segmentation else None,
         )
         for case in cases
     ]

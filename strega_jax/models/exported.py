@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
+from strega_jax.forked import require_own_threads
 from strega_jax.models.opened import Opened
 from strega_jax.models.reference import Reference
 from strega_jax.scans.files import replacing
@@ -60,7 +61,9 @@ class ExportedModel:
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on.
+            ConfigError: this process was forked after JAX had computed.
         """
+        require_own_threads()
         if images.shape[1:] != self.about.image_shape:
             raise CheckpointError(f"{self.source} takes slices of {self.about.image_shape}, not {images.shape[1:]}")
         scores, reconstructions = [], []

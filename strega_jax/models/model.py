@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from strega_jax.detectors import build
 from strega_jax.detectors.base import Batch, Detector, Restoring, Variables
 from strega_jax.errors import CheckpointError
+from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
 from strega_jax.models.batches import padded_batches, to_batch
 from strega_jax.models.checkpoint import find_step, read_about
@@ -45,7 +46,9 @@ class Model:
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on.
+            ConfigError: this process was forked after JAX had computed.
         """
+        require_own_threads()
         if images.shape[1:] != tuple(self.about.image_shape):
             raise CheckpointError(
                 f"{self.source} was trained on slices of {self.about.image_shape}, "

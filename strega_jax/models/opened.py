@@ -28,6 +28,15 @@ class Opened:
         whole = f"{self.model.fingerprint()} {self.calibration} {self.reference}"
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
+    @property
+    def default_samples(self) -> int:
+        """Latent samples for an uncertainty map where none are asked for: the model's own number.
+
+        None for an exported model, from which no single samples can be had, and where there is one only.
+        """
+        samples = int(self.model.about.run.model.get("samples", 0))
+        return 0 if samples == 1 or Path(self.model.source).suffix == EXPORTED else samples
+
     def describe(self) -> dict[str, Any]:
         """What a reader should know of the model: name → value."""
         about = self.model.about

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from strega_jax.forked import require_own_threads
 from strega_jax.models.opened import EXPORTED, SHIPPED, Opened
 from strega_jax.models.reference import load_reference
-from strega_jax.process import require_own_process
 
 
 def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
@@ -15,8 +15,9 @@ def open_model(path: str | os.PathLike[str] = SHIPPED) -> Opened:
 
     Raises:
         CheckpointError: it is missing, damaged or of another version.
+        ConfigError: this process was forked after JAX had computed.
     """
-    require_own_process()
+    require_own_threads()
     if Path(path).suffix == EXPORTED:
         from strega_jax.models.exported import load_exported
 

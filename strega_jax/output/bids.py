@@ -1,18 +1,20 @@
 """Results as BIDS derivatives: names, folders and the description of the data set."""
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from strega_jax.output.files import ResultFiles
+from strega_jax.failures import LOG
+from strega_jax.output.files import GROUP_TABLE, ResultFiles, bids_files
 from strega_jax.scans.case import Case
 from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import replacing, write_json
 
 BIDS_VERSION = "1.10.0"
 LEVELS = ("participant", "group")
-# What BIDS has no name for: pages, component tables and boxes.
-IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
+# What BIDS has no name for: pages, component tables, boxes and DICOM.
+IGNORED = f"*.html\n*_boxes.json\n*_components.csv\n*_seg.dcm\n{GROUP_TABLE}\n{LOG}\n"
 
 
 def derivative_paths(output: Path, case: Case) -> ResultFiles:
@@ -24,17 +26,7 @@ def derivative_paths(output: Path, case: Case) -> ResultFiles:
         entities.append("ce-gadolinium")
     entities.sort(key=lambda entity: _ORDER.index(key) if (key := entity.split("-")[0]) in _ORDER else len(_ORDER))
     stem = "_".join(part for part in (case.subject, case.session, *entities) if part)
-    folder = output / case.subject / case.session / "anat"
-    return ResultFiles(
-        # Several contrasts of one subject may share all entities: the label tells them apart.
-        mask=folder / f"{stem}_desc-anomaly{suffix}_mask.nii.gz",
-        anomaly_map=folder / f"{stem}_desc-anomalymap_{suffix}.nii.gz",
-        uncertainty=folder / f"{stem}_desc-uncertainty_{suffix}.nii.gz",
-        components=folder / f"{stem}_{suffix}_components.csv",
-        page=folder / f"{stem}_{suffix}.html",
-        segmentation=folder / f"{stem}_{suffix}_seg.dcm",
-        boxes=folder / f"{stem}_{suffix}_boxes.json",
-    )
+    return bids_files(output / case.subject / case.session / "anat", stem, suffix)
 
 
 _ORDER = ("task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "part", "space", "res")
@@ -63,28 +55,19 @@ def describe_data_set(output: Path) -> None:
             temporary.write_text(content, encoding="utf-8")
 
 
-def as_flags(arguments: Sequence[str], valued: Container[str]) -> list[str]:
-    """The command line of a BIDS app, `bids_dir output_dir level [--participant-label 01 02]`, as flags.
+def app_arguments(plain: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, Any], Sequence[str]]:
+    """The command line of a BIDS app, `bids_dir output_dir analysis_level [--participant-label 01 02]`, as flags.
 
     Args:
-        arguments: the command line; where it is not a BIDS app's it is returned as it is.
-        valued: names of the flags that take a value, which may stand after them without an equals sign.
+        plain: the arguments that are no flags; labels after the first are among them.
+        labels: those that `--participant_label` took.
+
+    Returns:
+        Values of flags, none where it is no BIDS app's command line; and the arguments that have no meaning.
     """
-    plain: list[str] = []
-    labels: list[str] = []
-    others: list[str] = []
-    takes: list[str] | None = None  # where the next plain argument goes, if not to `plain`
-    for argument in arguments:
-        name = argument.removeprefix("--")
-        if name in ("participant-label", "participant_label"):
-            takes = labels
-        elif argument.startswith("-"):
-            others.append(argument)
-            takes = others if name in valued else None
-        else:
-            (plain if takes is None else takes).append(argument)
-            takes = labels if takes is labels else None
-    if len(plain) != 3 or plain[2] not in LEVELS:
-        return list(arguments)
-    named = [f"--{name}={value}" for name, value in zip(("input", "output", "level"), plain, strict=True)]
-    return others + named + ([f"--participant_label={','.join(labels)}"] if labels else [])
+    if len(plain) < 3 or plain[2] not in LEVELS:
+        return {}, plain
+    values: dict[str, Any] = dict(zip(("input", "output", "analysis_level"), plain[:3], strict=True))
+    if not labels:
+        return values, plain[3:]
+    return values | {"participant_label": [*labels, *plain[3:]]}, []

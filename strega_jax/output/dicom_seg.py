@@ -1,13 +1,14 @@
 """A mask as a DICOM segmentation beside the series that it was made from. Needs highdicom."""
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strega_jax.detection.found import Detection
-from strega_jax.errors import ScanError
+from strega_jax.errors import ConfigError, ScanError
 from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.dicom import Series, sort_slices
 from strega_jax.scans.dicom_frames import Frame
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     import pydicom
 
 MODEL = "strega-jax"
+
+
+def require_highdicom() -> None:
+    """Raise ConfigError where highdicom is not installed."""
+    if importlib.util.find_spec("highdicom") is None:
+        raise ConfigError("--dicom_seg needs highdicom: python -m pip install 'strega-jax[dicom]'")
 
 
 def write_segmentation(path: Path, detection: Detection, series: Series, source: str) -> None:
@@ -29,13 +36,13 @@ def write_segmentation(path: Path, detection: Detection, series: Series, source:
         source: the checkpoint, for the record.
 
     Raises:
-        ScanError: highdicom is not installed, or the series lacks what a segmentation must name.
+        ScanError: the series lacks what a segmentation must name.
+        ConfigError: highdicom is not installed.
     """
-    try:
-        import highdicom as hd
-        from pydicom.uid import generate_uid
-    except ImportError as error:
-        raise ScanError("--dicom_seg needs highdicom: pip install 'strega-jax[dicom]'") from error
+    require_highdicom()
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
     slices = sort_slices(series)
     sources = list({frame.path: data for frame, data in slices}.values())
     # Columns, rows, slices → frames of rows × columns.

@@ -1,13 +1,9 @@
-"""One self-contained HTML page a scan: a scrolling three-plane viewer, slices with boxes, the numbers, the doubts.
-
-Nothing is fetched: pictures, style and script are inside the file, and its content security policy says so.
-"""
+"""The HTML page of a scan: a scrolling three-plane viewer, slices with boxes, the numbers, quality control."""
 
 import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from strega_jax.detection.found import Detection
+from strega_jax.output.html import definitions, section, write_document
 from strega_jax.output.pictures import STAGES, grey, jpeg, png, slice_picture, stages_picture, tiled
 from strega_jax.postprocess import bounding_box
-from strega_jax.scans.files import replacing
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-NOTE = (
-    "For research only. This is no medical device: nothing here may be used for diagnosis or treatment, "
-    "and a scan without marks is not a healthy scan."
-)
 # Of the embedded volume; finer scans are shown with every second, third, … voxel. Keeps a page below 5 MB.
 MAX_VOXELS = 5_000_000
 MARGIN_VOXELS = 2
@@ -37,67 +28,40 @@ def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> 
     Args:
         path: the HTML file.
         detection: what was found.
-        summary: what `write.summarise` says, with `flags` (dicts of check and reason), `model` (name → value),
-            `contrast`, `measured` (name of `MEASURES` → value) and `training` (name → a spread as a dict).
+        summary: what `write.summarise` says, with `quality_control` (dicts of check and reason), `model` (name →
+            value), `contrast`, `measured` (name of `MEASURES` → value) and `training` (name → a spread as a dict).
     """
     stages = stages_picture(detection)
+    comparison = _comparison(summary.get("measured", {}), summary.get("training", {}))
     sections = [
-        f"<h1>{html.escape(summary.get('name', summary['scan']))}</h1>",
         f'<p class="file">{html.escape(summary["scan"])}</p>',
-        f'<p class="note">{html.escape(NOTE)}</p>',
         _headline(detection, summary),
-        flags_section(summary.get("flags", [])),
-        "<h2>Look at it</h2>",
-        _viewer(detection),
-        "<h2>Components</h2>",
-        _component_table(summary["components"]),
-        "<h2>Marked slices</h2>" if detection.mask.any() else "<h2>Slices (nothing is marked)</h2>",
-        "<p>Axial, lowest first, the patient's left on the left. <b class=mark>Outlined</b>: marked; "
-        "<b class=box>boxes</b>: one around each part of a slice.</p>",
-        f'<img alt="axial slices with marks and boxes" src="{jpeg(slice_picture(detection))}">',
+        _quality_control(summary.get("quality_control", [])),
+        section("Look at it", _viewer(detection)),
+        section("Components", _component_table(summary["components"])),
+        _slices_section(detection),
         _stages_section(jpeg(stages)) if stages else "",
-        "<h2>This scan beside the training scans</h2>",
-        _comparison(summary.get("measured", {}), summary.get("training", {})),
-        "<h2>The model</h2>",
-        definitions(summary.get("model", {})),
+        section("This scan beside the training scans", comparison),
+        section("The model", definitions(summary.get("model", {}))),
     ]
-    write_html(path, str(summary.get("name", summary["scan"])), sections, ("viewer.js",))
+    write_document(path, str(summary.get("name", summary["scan"])), sections, ("viewer.js",))
 
 
-def write_html(path: Path, title: str, sections: Sequence[str], scripts: Sequence[str]) -> None:
-    """Put sections into a page with the packaged style and scripts."""
-    text = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<link rel="icon" href="data:,">\n'
-        f"<style>{packaged('page.css')}</style></head>\n<body>\n"
-        + "\n".join(sections)
-        + "".join(f"\n<script>{packaged(script)}</script>" for script in scripts)
-        + "\n</body></html>\n"
+def _quality_control(warnings: Sequence[Mapping[str, str]]) -> str:
+    """The warnings, or that there are none."""
+    if not warnings:
+        return '<p class="fine">Quality control: no warnings.</p>'
+    items = "".join(f"<li><b>{html.escape(w['check'])}</b>: {html.escape(w['reason'])}</li>" for w in warnings)
+    return f'<div class="note">Quality control, before you believe this result:<ul>{items}</ul></div>'
+
+
+def _slices_section(detection: Detection) -> str:
+    return section(
+        "Slices with detections" if detection.mask.any() else "Slices (nothing is detected)",
+        "<p>Axial, lowest first, the patient's left on the left. <b class=mark>Outlined</b>: detections; "
+        "<b class=box>boxes</b>: one around each part of a slice.</p>"
+        f'<img alt="axial slices with detections and boxes" src="{jpeg(slice_picture(detection))}">',
     )
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def packaged(name: str) -> str:
-    """A style or script of this package."""
-    return resources.files("strega_jax.output.web").joinpath(name).read_text(encoding="utf-8")
-
-
-def flags_section(flags: Sequence[Mapping[str, str]]) -> str:
-    """The doubts, or that there are none."""
-    if not flags:
-        return '<p class="fine">Input checks: no doubts.</p>'
-    items = "".join(f"<li><b>{html.escape(f['check'])}</b>: {html.escape(f['reason'])}</li>" for f in flags)
-    return f'<div class="note">Input checks, before you believe this result:<ul>{items}</ul></div>'
-
-
-def definitions(about: Mapping[str, Any]) -> str:
-    """A table of names and values."""
-    rows = (
-        f'<tr><td>{html.escape(name)}</td><td class="words">{html.escape(str(value))}</td></tr>'
-        for name, value in about.items()
-    )
-    return f"<table>{''.join(rows)}</table>"
 
 
 def _headline(detection: Detection, summary: Mapping[str, Any]) -> str:
@@ -127,7 +91,7 @@ def _viewer(detection: Detection) -> str:
         for name in ("axial", "coronal", "sagittal")
     )
     data = json.dumps(_volume(detection)).replace("<", "\\u003c")
-    overlays = {"outline": "outline of the marks", "mask": "marks", "score": "score", "none": "none"}
+    overlays = {"outline": "outline of detections", "mask": "detections", "score": "score", "none": "none"}
     options = "".join(f'<option value="{value}">{text}</option>' for value, text in overlays.items())
     return (
         "<p>Scroll or slide through the planes, click to move the cross.</p>"
@@ -151,7 +115,7 @@ def _volume(detection: Detection) -> dict[str, Any]:
     box = tuple(slice(a, b, step) for a, b in zip(low, high, strict=True))
     score_max = float(detection.score.max()) or 1.0
     score = np.clip(detection.score[box] / score_max * 255, 0, 255).astype(np.uint8)
-    # A mark must not fall between the voxels shown.
+    # A detection must not fall between the voxels shown.
     mask = _any_within(detection.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], step)
     count = mask.shape[2]
     columns = math.ceil(math.sqrt(count))
@@ -171,7 +135,7 @@ def _volume(detection: Detection) -> dict[str, Any]:
 
 
 def _start(mask: Bool[np.ndarray, "i j k"]) -> list[int]:
-    """Where the viewer opens: within the marks of the slice that has most of them, else in the middle."""
+    """Where the viewer opens: within the detections of the slice that has most of them, else in the middle."""
     if not mask.any():
         return [n // 2 for n in mask.shape]
     k = int(mask.sum(axis=(0, 1)).argmax())
@@ -207,11 +171,12 @@ def _component_table(components: Sequence[Mapping[str, Any]]) -> str:
 
 def _stages_section(picture: str) -> str:
     captions = "".join(f"<span>{name}</span>" for name in STAGES)
-    return (
-        "<h2>Why it was marked</h2><p>The slice of the network's input with the most marks. Where the input is tissue "
-        "fractions, CSF is dark, grey matter grey, white matter bright. The score weighs the differences as the model "
-        "was set to; what of it passes the threshold is marked. Each heat map is scaled to its own maximum.</p>"
-        f'<div id="stages"><img alt="{", ".join(STAGES)}" src="{picture}"><div>{captions}</div></div>'
+    return section(
+        "Why it was marked",
+        "<p>The slice of the network's input with most detections. Where the input is tissue fractions, CSF is dark, "
+        "grey matter grey, white matter bright. The score weighs the differences as the model was set to; what of it "
+        "passes the threshold is marked. Each heat map is scaled to its own maximum.</p>"
+        f'<div id="stages"><img alt="{", ".join(STAGES)}" src="{picture}"><div>{captions}</div></div>',
     )
 
 

@@ -40,7 +40,7 @@ def slice_picture(detection: Detection) -> Image.Image:
         for box in slice_boxes(detection.mask[:, :, k : k + 1]):
             left, right = ((edge - x.start) * spacing[0] * scale for edge in (box.lo[0], box.hi[0]))
             top, bottom = ((y.stop - edge) * spacing[1] * scale for edge in (box.hi[1], box.lo[1]))
-            # A box may be thinner than a pixel of the picture.
+            # A voxel of a thick slice may be thinner than a pixel here.
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=BOX)
         on = np.asarray(Image.fromarray(detection.mask[x, y, k].T[::-1]).resize(size, Image.Resampling.NEAREST))
         outline = on & ~np.asarray(ndimage.binary_erosion(on, iterations=OUTLINE_PIXELS, border_value=1), bool)
@@ -82,7 +82,7 @@ def stages_picture(detection: Detection) -> Image.Image | None:
     tiles = [_tissue_picture(seen), _tissue_picture(expected), *heats]
     h_mm, w_mm, _ = slices.grid.spacing_mm(detection.scan)
     scale = STAGE_PIXELS / max(h * h_mm, w * w_mm)
-    size = round(h * h_mm * scale), round(w * w_mm * scale)
+    size = max(1, round(h * h_mm * scale)), max(1, round(w * w_mm * scale))
     sheet = Image.new("RGB", (len(tiles) * STAGE_PIXELS, size[1]))
     for column, tile in enumerate(tiles):
         turned = np.ascontiguousarray(tile.swapaxes(0, 1)[::-1])

@@ -4,52 +4,97 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strega_jax.detection.found import Detection
-from strega_jax.output.files import ResultFiles, result_files
+from strega_jax.output.files import ResultFiles
+from strega_jax.output.page import write_page
 from strega_jax.postprocess import Component, find_components, slice_boxes
 from strega_jax.scans.files import replacing, write_json
 from strega_jax.scans.scan import write_volume
+from strega_jax.scans.source import GIVEN
+
+if TYPE_CHECKING:
+    from strega_jax.scans.dicom import Series
 
 DISCLAIMER = "Research use only. Not a medical device."
 COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "peak_score", "mean_score", "voxels",
            "x_first", "x_end", "y_first", "y_end", "z_first", "z_end")  # fmt: skip
 
 
-def write_detection(
-    folder: Path,
-    name: str,
+def write_result(
+    files: ResultFiles,
     detection: Detection,
     source: str,
-    *,
     record: Mapping[str, Any] | None = None,
-    paths: ResultFiles | None = None,
-) -> ResultFiles:
-    """Write mask, score map, uncertainty map (if there is one), component table and boxes; the boxes last.
+    *,
+    page: bool = False,
+    sidecars: bool = False,
+    series: "Series | None" = None,
+) -> None:
+    """Write all that was found in one scan: every file of the result or, where one cannot be written, none.
 
-    Maps have the scan's own affine and shape.
+    Maps have the scan's own affine and shape. The uncertainty map is written where there is one, the brain mask where
+    the brain was cut out by one.
 
     Args:
-        folder: made if need be.
-        name: stem of the files.
+        files: where.
         detection: what was found.
         source: the checkpoint, for the record.
-        record: more fields for the boxes' JSON.
-        paths: where to write, instead of `result_files(folder, name)`.
+        record: more fields for the boxes' JSON and the page.
+        page: write the page.
+        sidecars: write a JSON file beside every map, as BIDS wants.
+        series: the DICOM series that the scan was read from, for a DICOM SEG.
     """
-    paths = paths or result_files(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_volume(paths.mask, detection.mask, detection.scan)
-    write_volume(paths.anomaly_map, detection.score.astype(np.float32), detection.scan)
-    if detection.uncertainty is not None:
-        write_volume(paths.uncertainty, detection.uncertainty.astype(np.float32), detection.scan)
     components = components_of(detection)
-    _write_table(paths.components, components)
-    write_json(paths.boxes, summarise(detection, source, components) | dict(record or {}))
-    return paths
+    summary = summarise(detection, source, components) | dict(record or {})
+    summary["page"] = files.page.name if page else ""
+    with files.replacing() as new:
+        for name, volume in _maps(detection).items():
+            write_volume(new.paths()[name], volume, detection.scan)
+            if sidecars:
+                write_json(new.sidecars()[name], _sidecar(name, detection, summary))
+        _write_table(new.components, components)
+        if series is not None:
+            from strega_jax.output.dicom_seg import write_segmentation
+
+            write_segmentation(new.segmentation, detection, series, source)
+        if page:
+            write_page(new.page, detection, summary)
+        written = sorted(path.name for path in new.boxes.parent.iterdir())
+        write_json(new.boxes, summary | {"files": written})
+
+
+# Of BIDS sidecars.
+DESCRIPTIONS = {
+    "mask": {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
+    "anomaly_map": {"Description": "anomaly score", "SkullStripped": True},
+    "uncertainty": {"Description": "standard deviation of the score", "SkullStripped": True},
+    "brain_mask": {"Type": "Brain", "Description": "the brain that was judged"},
+}
+
+
+def _maps(detection: Detection) -> dict[str, np.ndarray]:
+    """Field of `ResultFiles` → volume, of all that are to be written."""
+    maps: dict[str, np.ndarray] = {"mask": detection.mask, "anomaly_map": detection.score.astype(np.float32)}
+    if detection.uncertainty is not None:
+        maps["uncertainty"] = detection.uncertainty.astype(np.float32)
+    if detection.scan.brain not in ("", GIVEN):
+        maps["brain_mask"] = detection.slices.brain
+    return maps
+
+
+def _sidecar(name: str, detection: Detection, summary: Mapping[str, Any]) -> dict[str, Any]:
+    model = summary.get("model", {})
+    return {
+        "Sources": [detection.scan.path.name],
+        "SpatialReference": "orig",
+        "Checkpoint": model.get("checkpoint", summary["checkpoint"]),
+        "CheckpointFingerprint": model.get("fingerprint", ""),
+        **DESCRIPTIONS[name],
+    }
 
 
 def components_of(detection: Detection) -> list[Component]:

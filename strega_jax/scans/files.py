@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,38 @@ def replacing(path: PathLike) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def appearing_in(
+    folder: PathLike, *, last: str | None = None, before: Callable[[], None] | None = None
+) -> Iterator[Path]:
+    """Give a temporary folder; the files written there move to `folder` together when the block ends well.
+
+    Args:
+        folder: made if need be.
+        last: name of the file that moves last.
+        before: is called when all is written, before the first file moves.
+
+    Raises:
+        OSError: a file cannot be moved; those moved before it are removed again.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+        temporary = Path(name)
+        yield temporary
+        if before is not None:
+            before()
+        moved: list[Path] = []
+        try:
+            for path in sorted(temporary.iterdir(), key=lambda path: (path.name == last, path.name)):
+                os.replace(path, folder / path.name)
+                moved.append(folder / path.name)
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: PathLike, content: Any) -> None:

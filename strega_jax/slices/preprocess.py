@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
-from strega_jax.process import require_own_process
 from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
@@ -64,7 +63,6 @@ def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     Raises:
         ScanError: no brain in it, not brain-extracted, or the alignment failed.
     """
-    require_own_process()
     try:
         return _preprocess(scan, settings)
     except ScanError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
 from strega_jax.errors import ConfigError
+from strega_jax.forked import require_own_threads
 from strega_jax.scans.contrast import CONTRASTS, NAMES, Contrast
 from strega_jax.tissue import bias as bias_field
 from strega_jax.tissue import checks, hmrf, mixel
@@ -116,6 +117,7 @@ def segment(
         ConfigError: contrast, preset or n_classes unknown.
         ScanError: not brain-extracted, not finite, or without the intensities to tell the classes apart.
     """
+    require_own_threads()
     _check_settings(contrast, preset, n_classes)
     schedule = PRESETS[preset]
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))

@@ -1,30 +1,31 @@
-"""Work in stages that overlap: while one scan is on the device, the next is read and the last is written."""
+"""Many items in threads: in stages that overlap, or several at once; what one raises is handed to the consumer."""
 
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+Outcome = tuple[Item, Any, BaseException | None]
 _END = object()
 
 
-def staged(
-    items: Iterable[Item], stages: Sequence[Callable[[Any], Any]]
-) -> Iterator[tuple[Item, Any, Exception | None]]:
+def staged(items: Iterable[Item], stages: Sequence[Callable[[Any], Any]]) -> Iterator[Outcome[Item]]:
     """Send every item through all stages, each stage in a thread of its own, in order.
 
-    At most one finished item waits between two stages. An item whose stage raises skips the stages after it.
+    At most one finished item waits between two stages. An item whose stage raises skips the stages after it. A
+    consumer that stops early ends the threads.
 
     Yields:
         The item with what the last stage made of it, or with the exception that ended it; in the items' order.
 
     Raises:
-        Exception: what `items` itself raised, after the items before it.
+        BaseException: what `items` raises, after the items before it.
     """
     inboxes: list[queue.Queue[Any]] = [queue.Queue(maxsize=1) for _ in range(len(stages) + 1)]
     stopped = threading.Event()
-    failed: list[Exception] = []
+    broken: list[BaseException] = []  # what the items themselves raised
 
     def put(box: queue.Queue[Any], content: Any) -> None:
         while not stopped.is_set():
@@ -47,20 +48,17 @@ def staged(
                 put(inboxes[0], (item, item, None))
                 if stopped.is_set():
                     return
-        except Exception as error:  # raised again where the results are taken
-            failed.append(error)
+        except BaseException as raised:
+            broken.append(raised)
         put(inboxes[0], _END)
 
     def work(stage: Callable[[Any], Any], inbox: queue.Queue[Any], outbox: queue.Queue[Any]) -> None:
         while (content := get(inbox)) is not _END:
             item, value, error = content
             if error is None:
-                try:
-                    value = stage(value)
-                except Exception as raised:  # the consumer decides what to do about it
-                    value, error = None, raised
+                value, error = _tried(stage, value)
             put(outbox, (item, value, error))
-            del content, value  # a scan's volumes must not wait here for the next one
+            del content, value, error  # a scan's volumes must not wait here for the next one
         put(outbox, _END)
 
     threads = [threading.Thread(target=feed, daemon=True)]
@@ -71,9 +69,31 @@ def staged(
     try:
         while (content := get(inboxes[-1])) is not _END:
             yield content
-        if failed:
-            raise failed[0]
+        if broken:
+            raise broken[0]
     finally:
         stopped.set()
         for thread in threads:
             thread.join()
+
+
+def in_threads(items: Iterable[Item], work: Callable[[Item], Any], workers: int) -> Iterator[Outcome[Item]]:
+    """Do `work` on every item, so many at once. A consumer that stops early cancels what has not begun.
+
+    Yields:
+        The item with what was made of it, or with the exception that ended it; the first to be done first.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        jobs = {pool.submit(_tried, work, item): item for item in items}
+        for job in as_completed(jobs):
+            yield jobs[job], *job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _tried(work: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return work(value), None
+    except BaseException as error:  # the consumer decides what to do about it
+        return None, error
