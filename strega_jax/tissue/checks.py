@@ -24,8 +24,8 @@ THICK_MM, ANISOTROPIC = 4.0, 3.0
 
 WAY_OUT = (
     "extract the brain first (for healthy T1w: `pip install strega-jax[deepbet]`, then deepbet; for tumours HD-BET or"
-    " SynthStrip), or give a brain mask (--brain=PATH, `mask=`), or, if the skull is off already, say so (--brain=given,"
-    " --config.preprocess.assume_stripped, `assume_stripped=True`)"
+    " SynthStrip), or give a brain mask (--brain=PATH, `mask=`), or, if the skull is off already, say so"
+    " (--brain=given, --config.preprocess.assume_stripped, `assume_stripped=True`)"
 )
 
 

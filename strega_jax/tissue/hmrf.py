@@ -22,11 +22,14 @@ HALF_STEPS = tuple(
 START_BINS = 4096
 # Beyond a tenth and ten times the median …
 OUTLYING_LOG = float(np.log(10.0))
-# … and in these shares of either end, voxels are outlying.
-OUTLYING_SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
+# … and, where that is not enough, in these shares of the darkest and the brightest, voxels are outlying.
+OUTLYING_SHARES = (
+    *((0.005, 0), (0.005, 0.005), (0.01, 0), (0.01, 0.01), (0.02, 0), (0.03, 0), (0.02, 0.02), (0.05, 0)),
+    *((0.03, 0.03), (0.065, 0), (0.08, 0), (0.05, 0.05), (0.1, 0), (0.12, 0), (0.08, 0.08), (0.12, 0.12)),
+)
 # Means of neighbouring classes nearer than this, in standard deviations, are of one tissue; those of healthy T1w
 # brains lie 0.59 to 1.4 apart (IXI, OASIS, ABIDE, Kirby21).
-COLLAPSED, APART = 0.3, 0.6
+COLLAPSED, APART = 0.3, 0.5
 HALF_WORD, ONE = 16, 2**16 - 1
 
 Volumes = tuple[Float[Array, "x y z"], ...]
@@ -80,11 +83,12 @@ def starts(y: Float[np.ndarray, "n"], n_classes: int, rounds: int) -> Iterator[S
     middle = float(_quantiles(count, centre, np.array([0.5]))[0])
     fences = middle - OUTLYING_LOG, middle + OUTLYING_LOG
     others: list[Start] = []
-    for share in OUTLYING_SHARES:
-        ends = _quantiles(count, centre, np.array([share, 1 - share])) if share > 0 else np.array(fences)
-        low, high = max(float(ends[0]), fences[0]), min(float(ends[1]), fences[1])
+    for dark, bright in ((0, 0), *OUTLYING_SHARES):
+        darkest, brightest = _quantiles(count, centre, np.array([dark, 1 - bright]))
+        low = max(float(darkest), fences[0]) if dark else fences[0]
+        high = min(float(brightest), fences[1]) if bright else fences[1]
         found = Start(*start_classes(count, np.clip(centre, low, high), n_classes, rounds), low, high)
-        if found.separation >= (APART if share > 0 else COLLAPSED):
+        if found.separation >= (APART if dark else COLLAPSED):
             yield found
         else:
             others.append(found)
