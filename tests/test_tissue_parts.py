@@ -72,6 +72,49 @@ def test_class_statistics_are_weighted_moments(brain):
     np.testing.assert_allclose(got[1], variances, rtol=1e-4)
 
 
+def test_starting_classes_are_the_fixed_point_of_soft_clustering():
+    """Against the same steps on every intensity, without a histogram."""
+    rng = np.random.default_rng(5)
+    y = np.concatenate([rng.normal(m, s, 20000) for m, s in ((6.0, 0.3), (7.2, 0.1), (7.7, 0.07))]).astype(np.float32)
+    means = np.percentile(y, (25, 50, 75))
+    p = (np.abs(y - means[:, None]).argmin(0) == np.arange(3)[:, None]).astype(float)
+    variances = np.zeros(3)
+    for _ in range(19):
+        means = p @ y / p.sum(1)
+        variances = (p * (y - means[:, None]) ** 2).sum(1) / p.sum(1)
+        p = stats.norm.pdf(y, means[:, None], np.sqrt(variances)[:, None])
+        p /= p.sum(0)
+    start = next(hmrf.starts(y, 3, 19))
+    np.testing.assert_allclose(start.means, means, atol=2e-3)
+    np.testing.assert_allclose(start.variances, variances, rtol=2e-2)
+    assert start.low < 6 - 0.3 * 3
+    assert start.high > y.max()
+    assert start.separation == pytest.approx(min(np.diff(means) / np.sqrt(variances[:2])), rel=2e-2)
+
+
+@pytest.mark.parametrize("outlying", [0.0, 0.02, 0.05])
+def test_starting_classes_stand_apart_whatever_the_outlying_voxels(outlying):
+    """T2w: white, grey matter and less fluid, with a dark tail."""
+    rng = np.random.default_rng(6)
+    y = np.concatenate([rng.normal(m, s, n) for m, s, n in ((7.1, 0.07, 40000), (7.5, 0.06, 45000), (8.0, 0.1, 15000))])
+    tail = rng.random(y.size) < outlying
+    y = np.where(tail, y + np.log(0.5 * rng.random(y.size) ** 2 + 1e-3), y).astype(np.float32)
+    start = next(hmrf.starts(y, 3, 19))
+    np.testing.assert_allclose(start.means[:2], (7.1, 7.5), atol=0.1)
+    assert 7.6 < start.means[2] < 8.05
+    assert start.separation >= hmrf.APART
+
+
+def test_starts_need_as_many_intensities_as_classes():
+    two = np.repeat(np.float32([1.0, 2.0]), 50)
+    assert not list(hmrf.starts(two, 3, 19))
+    assert not list(hmrf.starts(np.ones(9, np.float32), 2, 19))
+    np.testing.assert_allclose(next(hmrf.starts(two, 2, 19)).means, (1, 2), atol=1e-3)
+    # Three quarters of one value are all percentiles at once.
+    saturated = np.concatenate([np.full(3000, 5.0), np.linspace(3, 4.9, 1000)]).astype(np.float32)
+    assert next(hmrf.starts(saturated, 3, 19)).separation > 0
+
+
 def test_pooled_variances_lie_between_each_and_their_mean(brain):
     p = (jnp.asarray(brain[1]),)
     inside, variances = jnp.asarray(brain[0], jnp.float32), jnp.asarray([0.5, 2.0], jnp.float32)

@@ -1,5 +1,6 @@
 """Whole segmentations: real FAST's output, a phantom of the MNI152 tissue maps, invariances, refused input."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import ndimage
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.scan import read_scan
-from strega_jax.tissue import segment
+from strega_jax.tissue import hmrf, segment
 from strega_jax.tissue.files import file_raster
 
 SPACING = (2.0, 2.0, 2.0)
@@ -130,7 +131,7 @@ def test_unit_scaled_and_z_scored_images_give_the_same_tissues(phantom, segmente
 def test_mask_selects_the_brain(phantom, segmented):
     image = phantom[0]
     head = np.where(image > 0, image, 500.0 + 100 * np.random.default_rng(1).random(image.shape)).astype(np.float32)
-    with pytest.raises(ScanError, match=r"not look brain-extracted.*--mask.*--assume_stripped"):
+    with pytest.raises(ScanError, match=r"not look brain-extracted.*--brain=PATH.*--brain=given"):
         segment(head, SPACING)
     tissue = segment(head, SPACING, mask=image > 0)
     np.testing.assert_array_equal(tissue.seg, segmented["fsl"].seg)
@@ -157,6 +158,48 @@ def test_large_foreground_is_refused_unless_vouched_for():
 def test_unusable_images_are_refused(phantom, spoil, message):
     with pytest.raises(ScanError, match=message):
         segment(np.asarray(spoil(phantom[0]), np.float32), SPACING)
+
+
+@pytest.mark.parametrize("preset", ["fsl", "robust"])
+@pytest.mark.parametrize(("contrast", "intensities"), [("T1w", (1000, 2100, 3000)), ("T2w", (3200, 2100, 1200))])
+def test_near_zero_voxels_at_the_rim_take_no_class(phantom, contrast, intensities, preset):
+    """A rim of 4.5 % of the brain, as interpolation and brain extraction leave it, changes no other voxel's tissue."""
+    rng = np.random.default_rng(2)
+    truth, brain = phantom[1], phantom[0] > 0
+    image = np.maximum(truth @ np.array(intensities) + 90 * rng.normal(size=brain.shape), 1) * brain
+    rim = brain & ~ndimage.binary_erosion(brain) & (rng.random(brain.shape) < 0.6)
+    image = np.where(rim, image * rng.random(brain.shape) ** 2 / 2 + 1, image).astype(np.float32)
+    tissue = segment(image, SPACING, contrast=contrast, preset=preset)
+    labels = np.where(brain & ~rim, truth.argmax(-1) + 1, 0)
+    assert min(_dice(np.where(rim, 0, tissue.pveseg), labels)) > 0.98
+
+
+@pytest.mark.parametrize("preset", ["fsl", "robust"])
+def test_saturated_and_hot_voxels_take_no_class(phantom, segmented, preset):
+    """The brightest third at one value, as a narrow window leaves it; and 50 voxels a thousand times as bright."""
+    image, brain = phantom[0], phantom[0] > 0
+    spoilt = np.minimum(image, np.percentile(image[brain], 67))
+    spoilt[tuple(np.argwhere(brain)[::5000].T)] *= 1000
+    tissue = segment(spoilt, SPACING, preset=preset)
+    assert min(_dice(tissue.pveseg, segmented[preset].pveseg)) > 0.95
+    assert np.isfinite(tissue.restored).all()
+    assert (np.diff(tissue.means) > 0).all()
+
+
+def test_a_fit_that_loses_a_class_starts_again(phantom, segmented, monkeypatch):
+    """A first start with a class that takes no voxel, before the usual one; and alone."""
+    usual = hmrf.starts
+
+    def after_a_lost_class(y, n_classes, rounds):
+        (good, *_) = usual(y, n_classes, rounds)
+        yield dataclasses.replace(good, means=good.means * np.float32([np.nan, 1, 1]))
+        yield good
+
+    monkeypatch.setattr(hmrf, "starts", after_a_lost_class)
+    np.testing.assert_array_equal(segment(phantom[0], SPACING).seg, segmented["fsl"].seg)
+    monkeypatch.setattr(hmrf, "starts", lambda *a: itertools.islice(after_a_lost_class(*a), 1))
+    with pytest.raises(ScanError, match="fewer than 3 kinds"):
+        segment(phantom[0], SPACING)
 
 
 def test_unknown_settings_and_wrong_masks_are_refused(phantom):
@@ -221,6 +264,33 @@ def test_agrees_with_what_fast_wrote(test_data):
     for c in range(3):
         fast = read_scan(test_data / "tissue" / f"fast_mni2mm_pve_{c}.nii.gz").data
         assert np.abs(tissue.pve[..., c] - fast)[brain].mean() <= 1e-3
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("contrast", "scans"), [("T1ce", 7), ("T2w", 4)])
+def test_tumours_fall_into_the_fluid_class_as_with_fast(test_data, contrast, scans):
+    """Without any windowing. FAST's own fluid class is reported with a mean Dice of 0.20 with the tumours of BraTS."""
+    found = []
+    for path in sorted(test_data.glob(f"brats/*/anat/*_{contrast}.nii.gz")):
+        scan = read_scan(path)
+        (truth,) = path.parent.glob("*_dseg.nii.gz")
+        tissue = segment(scan.data, scan.spacing_mm, contrast=contrast)
+        share = [(tissue.seg == c).sum() / (tissue.seg > 0).sum() for c in (1, 2, 3)]
+        assert min(share) > 0.08, (path.name, share)
+        fluid, tumour = tissue.pveseg == 1, read_scan(truth).data > 0
+        found.append(2 * (fluid & tumour).sum() / (fluid.sum() + tumour.sum()))
+    assert len(found) == scans
+    assert np.mean(found) >= 0.15, found
+
+
+@pytest.mark.data
+def test_a_brain_cut_by_the_field_of_view_is_no_head(test_data):
+    """2.6 % of its border is brainstem; of the same person's whole head 62 % is."""
+    brain = read_scan(next(test_data.glob("othersite/sub-niivueT2/anat/*_T2w.nii.gz")))
+    assert segment(brain.data, brain.spacing_mm, contrast="T2w").seg.max() == 3
+    head = read_scan(next(test_data.glob("heads/sub-niivueT2/anat/*_T2w.nii.gz")))
+    with pytest.raises(ScanError, match="does not look brain-extracted"):
+        segment(head.data, head.spacing_mm, contrast="T2w")
 
 
 @pytest.mark.data

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.scan import Scan, read_scan, same_grid, write_volume
-from strega_jax.tissue.checks import why_not_extracted
+from strega_jax.scans.stripped import why_not_extracted
 
 if TYPE_CHECKING:
     import torch

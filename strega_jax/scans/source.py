@@ -20,7 +20,7 @@ from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.extraction import INSTALL, METHODS, extract_brain, installed_method
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
-from strega_jax.tissue.checks import WAY_OUT, why_not_extracted
+from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
 
 if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
+from strega_jax.scans.background import remove_background
 from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
@@ -100,8 +101,11 @@ WINDOWED_RANGE = (100.0, 300.0)
 
 def _windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]) -> Float[np.ndarray, "x y z"]:
     """Brain intensities beyond the percentiles set to them, and the rest stretched to `WINDOWED_RANGE`."""
+    if percentiles == (0.0, 100.0):
+        return image
+    image = remove_background(image)
     brain = image > 0
-    if percentiles == (0.0, 100.0) or not brain.any():
+    if not brain.any():
         return image
     low, high = np.percentile(image[brain], percentiles)
     floor, ceiling = WINDOWED_RANGE

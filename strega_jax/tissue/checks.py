@@ -2,25 +2,20 @@
 
 import logging
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 
 from strega_jax.errors import ScanError
+from strega_jax.scans.background import remove_background
+from strega_jax.scans.stripped import ANISOTROPIC, WAY_OUT, foreground
 
 log = logging.getLogger(__name__)
 
-# Brain-extracted images have one background value on nearly all of their border …
-STRIPPED_BORDER_SHARE = 0.99
-# … and no connected foreground larger than any brain.
-LARGEST_BRAIN_ML = 2500.0
 OUTLYING = 0.02
 # Below this 98th percentile log(I + 1) is almost linear and no longer turns the bias into a sum.
 DIM = 10.0
 RESCALED_TO = 1000.0
-THICK_MM, ANISOTROPIC = 4.0, 3.0
-
-WAY_OUT = "give a brain mask (--brain=PATH), or, if the skull is off already, say so (--brain=given)"
+THICK_MM = 4.0
 
 
 def brain_intensities(
@@ -31,9 +26,8 @@ def brain_intensities(
 ) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
     """Intensities fit for the logarithm, and the mask to segment.
 
-    A background that is not 0 (z-scored images) is found as the most frequent value of the border. A few negative
-    voxels are set to 0; where more than 2 % of the brain are negative, the darkest voxel becomes 0. Intensities
-    that end below 10 are scaled up and a warning is logged. So is one for thick slices and anisotropic voxels.
+    Backgrounds other than 0 and negative intensities are as `remove_background` leaves them. Intensities that end
+    below 10 are scaled up and a warning is logged. So is one for thick slices and anisotropic voxels.
 
     Returns:
         (x, y, z) float32, 0 outside the mask; and the mask.
@@ -45,9 +39,9 @@ def brain_intensities(
     if not np.isfinite(image).all():
         raise ScanError(f"{np.count_nonzero(~np.isfinite(image))} voxels are NaN or infinite; mend the file")
     if mask is None:
-        inside, share = _foreground(image, spacing_mm)
-        reason = "" if assume_stripped else _why_not_extracted(inside, share, float(np.prod(spacing_mm)) / 1000.0)
-        if reason:
+        image = remove_background(image)
+        inside, reason = foreground(image, spacing_mm)
+        if reason and not assume_stripped:
             raise ScanError(f"the image does not look brain-extracted: {reason}; {WAY_OUT}")
     else:
         inside = np.asarray(mask) > 0
@@ -55,8 +49,8 @@ def brain_intensities(
             raise ScanError(
                 f"the brain mask has shape {inside.shape}, the image {image.shape}; give a mask of its grid"
             )
-        if image.min() >= 0:
-            inside = inside & (image > 0)
+        image = remove_background(image, inside)
+        inside = image > 0
     if not inside.any():
         raise ScanError("no voxel is brain; check the mask, or that the file holds the image you mean")
     brain = image[inside]
@@ -67,48 +61,12 @@ def brain_intensities(
     return np.where(inside, np.maximum((image - offset) * factor, np.float32(0)), np.float32(0)), inside
 
 
-def why_not_extracted(image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> str:
-    """What speaks against an image being brain-extracted; empty where nothing does."""
-    return _why_not_extracted(*_foreground(image, spacing_mm), float(np.prod(spacing_mm)) / 1000.0)
-
-
-def border_mode(image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
-    """The most frequent value on the faces of the volume, and the share of the faces that has it.
-
-    Stacks of thick slices often begin and end inside the brain: their first and last slice do not count.
-    """
-    thin = [axis for axis in range(3) if spacing_mm[axis] <= ANISOTROPIC * min(spacing_mm)]
-    faces = np.concatenate([image.take(i, axis).ravel() for axis in thin for i in (0, -1)])
-    values, counts = np.unique(faces, return_counts=True)
-    return float(values[counts.argmax()]), float(counts.max() / faces.size)
-
-
-def require_distinct_classes(means: Float[np.ndarray, "k"], variances: Float[np.ndarray, "k"]) -> None:
-    """Refuse an image whose intensities do not fall into the classes asked for."""
-    if not (np.isfinite(means).all() and (np.diff(means) > 0).all() and (variances > 0).all()):
-        raise ScanError(
-            f"the image has fewer than {means.size} kinds of intensity; ask for fewer classes (--n_classes,"
-            " `n_classes=`), or check that it is an MR image and not a label map"
-        )
-
-
-def _foreground(
-    image: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]
-) -> tuple[Bool[np.ndarray, "x y z"], float]:
-    """What is not background, and the share of the border that is."""
-    background, share = border_mode(image, spacing_mm)
-    return (image != background if image.min() < 0 else image > background), share
-
-
-def _why_not_extracted(inside: Bool[np.ndarray, "x y z"], border_share: float, voxel_ml: float) -> str:
-    if border_share < STRIPPED_BORDER_SHARE:
-        return f"only {100 * border_share:.0f} % of its border is background"
-    if inside.sum() * voxel_ml <= LARGEST_BRAIN_ML:
-        return ""
-    largest = cc3d.statistics(cc3d.connected_components(inside, connectivity=6))["voxel_counts"][1:].max() * voxel_ml
-    if largest <= LARGEST_BRAIN_ML:
-        return ""
-    return f"its largest part has {largest:.0f} ml, a brain at most {LARGEST_BRAIN_ML:.0f}"
+def too_few_kinds(n_classes: int) -> ScanError:
+    """Of an image whose intensities do not fall into the classes asked for."""
+    return ScanError(
+        f"the image has fewer than {n_classes} kinds of intensity; ask for fewer classes (--n_classes,"
+        " `n_classes=`), or check that it is an MR image and not a label map"
+    )
 
 
 def _warn_of_thick_slices(spacing_mm: tuple[float, float, float]) -> None:

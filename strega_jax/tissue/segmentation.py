@@ -131,13 +131,25 @@ def segment(
     smoothers = tuple(
         bias_field.smoother(n, mm, schedule.bias_extent_mm) for n, mm in zip(image_box.shape, spacing, strict=True)
     )
-    means, variances = hmrf.start_classes(np.log1p(image_box[mask_box]), n_classes, schedule.start_rounds)
-    checks.require_distinct_classes(means, variances)
-    fields = _expectation_maximisation(
-        image_box, mask_box, means, variances, weights, smoothers, schedule, CONTRASTS[contrast].fluid_bright
-    )
-    # The device is busy with the fields meanwhile.
-    fronts = mixel.wavefronts(mask_box, raster)
+
+    fluid_bright = CONTRASTS[contrast].fluid_bright
+
+    def fit(start: hmrf.Start) -> _Fields:
+        low, high = (np.float32(np.expm1(end)) for end in (start.low, start.high))
+        bounded = np.where(mask_box, np.clip(image_box, low, high), np.float32(0))
+        return _expectation_maximisation(
+            bounded, mask_box, start.means, start.variances, weights, smoothers, schedule, fluid_bright
+        )
+
+    fronts: mixel.Wavefronts | None = None
+    for start in hmrf.starts(np.log1p(image_box[mask_box]), n_classes, schedule.start_rounds):
+        fields = fit(start)
+        # The device is busy with the fields meanwhile.
+        fronts = fronts or mixel.wavefronts(mask_box, raster)
+        if _has_all_classes(fields, n_classes):
+            break
+    else:
+        raise checks.too_few_kinds(n_classes)
     parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
     keep = tuple(slice(1, 1 + n) for n in inner_shape)
 
@@ -193,6 +205,11 @@ class _Fields(NamedTuple):
     means: Float[Array, "k"]  # in the units of `grid`
     variances: Float[Array, "k"]
     scale: Float[Array, ""]  # mean restored intensity
+
+
+def _has_all_classes(fields: _Fields, n_classes: int) -> bool:
+    labels = np.asarray(fields.seg)
+    return all((labels == label).any() for label in range(1, n_classes + 1))
 
 
 _State = tuple[hmrf.Words, Array, Array, Array]  # packed posteriors, means, variances, log bias
