@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 
 from strega_jax.augment import augment
-from strega_jax.augment.noise import standard_normal, threefry_2x32
+from strega_jax.augment.noise import standard_normal
 from strega_jax.config import Augment
+from strega_jax.cpu import threefry_2x32
 
 run = jax.jit(augment, static_argnums=3)
 PROBABILITIES = [

@@ -72,9 +72,9 @@ def _below(uniform: Float[Array, ""], count: Int32[Array, ""] | int) -> Int32[Ar
 def _random_pixel(uniform: Float[Array, "2"], brain: Bool[Array, "h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """A pixel drawn uniformly from the brain, by inverting the cumulative count first of rows, then of columns."""
     rows = jnp.cumsum(brain.sum(1, dtype=jnp.int32))
-    row = jnp.searchsorted(rows, _below(uniform[0], rows[-1]), side="right")
+    row = jnp.searchsorted(rows, _below(uniform[0], rows[-1]), side="right", method="compare_all")
     columns = jnp.cumsum(brain[row].astype(jnp.int32))
-    column = jnp.searchsorted(columns, _below(uniform[1], columns[-1]), side="right")
+    column = jnp.searchsorted(columns, _below(uniform[1], columns[-1]), side="right", method="compare_all")
     return row.astype(jnp.float32), column.astype(jnp.float32)
 
 

@@ -1,10 +1,13 @@
 """Flips, affine maps and rotations with nearest-neighbour sampling, composed into one gather."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Shaped
+
+from strega_jax import cpu
 
 OUTSIDE = -1  # index of an output pixel whose value comes from outside the image
 
@@ -64,10 +67,9 @@ def source_index(height: int, width: int, *transforms: Transform) -> Int32[Array
                 inside &= (place[0] >= 0) & (place[0] < height) & (place[1] >= 0) & (place[1] < width)
         return jnp.where(inside, (place[0] * width + place[1]).astype(jnp.int32), OUTSIDE)
 
-    # In two blocks, because a loop is a border that fusion does not cross: XLA's CPU compiler would work out the
-    # index inside the gather, which is not vectorised and takes three times as long.
-    blocks = jnp.arange(height, dtype=jnp.float32).reshape(2 if height % 2 == 0 else 1, -1)
-    return jax.lax.map(index, blocks).reshape(height, width)
+    rows = jnp.arange(height, dtype=jnp.float32)
+    on_cpu = functools.partial(cpu.in_two_blocks, index)
+    return jax.lax.platform_dependent(rows, cpu=on_cpu, default=index)
 
 
 def pick(image: Shaped[Array, "c h w"], index: Int32[Array, "h w"], fill: Shaped[Array, "c"]) -> Array:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from strega_jax import cpu
+
 NORM_MOMENTUM = 0.9  # share of the running averages that a step keeps
 NORM_EPSILON = 1e-5
 # Of a transposed convolution, as flax draws it: a quarter of the variance that an output pixel's inputs would allow.
@@ -36,60 +38,35 @@ def conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[A
     return padded_conv(x, kernel, kernel.shape[0] // 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def padded_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], pad: int) -> Float[Array, "b h2 w2 d"]:
-    """Convolution with stride 1 and `pad` ≤ k − 1 zeros on every side.
+    """Convolution with stride 1 and `pad` ≤ k − 1 zeros on every side. Differentiable once; see `strega_jax.cpu`."""
+    return _convolution(x, kernel, pad)
 
-    Differentiable once. Its gradient by the kernel is, on CPU, a few matrix products instead of XLA's
-    convolution, which is slow there for small kernels and few maps.
-    """
+
+def _plain_convolution(x: Array, kernel: Array, pad: int) -> Array:
     if kernel.shape[0] == 1:
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
     sides = [(pad, pad), (pad, pad)]
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _conv_forward(x: Array, kernel: Array, pad: int) -> tuple[Any, tuple[Array, Array]]:
-    return padded_conv(x, kernel, pad), (x, kernel)
+# XLA's own convolution and gradients, but for the gradients on CPU.
+_convolution = jax.custom_vjp(_plain_convolution, nondiff_argnums=(2,))
 
 
-def _conv_backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    size = kernel.shape[0]
-    by_x: Any = padded_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad)
-    if size == 1:
-        return by_x, jnp.einsum("bhwc,bhwd->cd", x, gradient)[None, None]
-    by_kernel = jax.lax.platform_dependent(
-        x,
-        gradient,
-        cpu=lambda x, gradient: _kernel_gradient_by_products(x, gradient, size, pad),
-        default=lambda x, gradient: _kernel_gradient_by_convolution(x, gradient, pad),
-    )
-    return by_x, by_kernel
+def _forward(x: Array, kernel: Array, pad: int) -> tuple[Array, tuple[Array, Array]]:
+    return _plain_convolution(x, kernel, pad), (x, kernel)
 
 
-padded_conv.defvjp(_conv_forward, _conv_backward)
+def _backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda x, kernel: _plain_convolution(x, kernel, pad), x, kernel)[1](gradient)
+
+    on_cpu = functools.partial(cpu.convolution_gradients, pad=pad)
+    return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=plain)
 
 
-def _kernel_gradient_by_convolution(x: Array, gradient: Array, pad: int) -> Array:
-    sides = [(pad, pad), (pad, pad)]
-    return jax.lax.conv_general_dilated(x, gradient, (1, 1), sides, dimension_numbers=("CHWN", "IHWO", "HWNC"))
-
-
-def _kernel_gradient_by_products(x: Array, gradient: Array, size: int, pad: int) -> Array:
-    """One matrix product a kernel row. Whichever side has fewer maps is shifted, for fewer copied values."""
-    if x.shape[-1] <= gradient.shape[-1]:
-        shifted = _shifted(x, size, pad, gradient.shape[1:3])
-        return jnp.stack([jnp.einsum("bhwjc,bhwd->jcd", columns, gradient) for columns in shifted])
-    shifted = _shifted(gradient, size, size - 1 - pad, x.shape[1:3])
-    return jnp.stack([jnp.einsum("bhwc,bhwjd->jcd", x, columns) for columns in shifted])[::-1, ::-1]
-
-
-def _shifted(x: Float[Array, "b h w c"], size: int, pad: int, sides: tuple[int, ...]) -> list[Array]:
-    """For each kernel row, the zero-padded `x` as (b, *sides, k, c), seen from each of the row's columns."""
-    h, w = sides
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return [jnp.stack([x[:, i : i + h, j : j + w] for j in range(size)], axis=3) for i in range(size)]
+_convolution.defvjp(_forward, _backward)
 
 
 def initialise(network: nn.Module, key: PRNGKeyArray, image_shape: tuple[int, ...]) -> dict[str, Any]:
