@@ -144,7 +144,9 @@ def _plots(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     curves = results.get("froc", [])
     for where, of in _by_what_varies(curves):
         drawn = {name: (c["false_positives"], c["sensitivity"]) for name, c in of.items()}
-        caption = f"Free-response ROC, {where}: detections taken in order of their peak score; the dot is the mask as it is."
+        caption = (
+            f"Free-response ROC, {where}: detections taken in order of their peak score; the dot is the mask as it is."
+        )
         yield file_name(f"froc_{where}"), caption, froc_plot(drawn)
     for plot in results.get("dose_response", []):
         where = f"{plot['method']}, {plot['cohort']}"
