@@ -26,7 +26,8 @@ def imported(path: Path) -> Iterator[tuple[str, bool]]:
     inner = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.FunctionDef) or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test))
+        if isinstance(block, ast.FunctionDef)
+        or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test))
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):

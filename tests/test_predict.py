@@ -18,7 +18,7 @@ from strega_jax.models.reference import Reference, load_reference
 from strega_jax.models.uncertainty import score_deviation
 from strega_jax.output.bids import app_arguments
 from strega_jax.output.group import write_group
-from strega_jax.pipeline import in_threads, staged
+from strega_jax.pipeline import staged
 from strega_jax.scans.cohorts import find_cases
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -163,7 +163,12 @@ def test_a_damaged_reference_is_told(tmp_path):
     [
         ("in out participant", "", {"analysis_level": "participant"}, ""),
         ("in out group", "", {"analysis_level": "group"}, ""),
-        ("in out participant sub-02", "01", {"analysis_level": "participant", "participant_label": ["01", "sub-02"]}, ""),
+        (
+            "in out participant sub-02",
+            "01",
+            {"analysis_level": "participant", "participant_label": ["01", "sub-02"]},
+            "",
+        ),
         ("in out participant 02", "", {"analysis_level": "participant"}, "02"),
         ("extra", "", None, "extra"),
         ("in out nobody", "", None, "in out nobody"),
