@@ -47,7 +47,7 @@ class Failures:
         Raises:
             BaseException: `error`, or what it means, where it is no scan's fault; see `run_error`.
         """
-        ending = run_error(error)
+        ending = run_error(error, self._folder)
         if ending is not None:
             raise ending
         log.debug("%s", scan, exc_info=error)
@@ -71,13 +71,22 @@ class Failures:
         return f"; its traceback is in {path}"
 
 
-def run_error(error: BaseException) -> BaseException | None:
-    """What ends the whole run: a wrong setting, a full disk, an interruption. None where the scan is to blame."""
+def run_error(error: BaseException, folder: Path | None = None) -> BaseException | None:
+    """What ends the whole run: a wrong setting, a full disk, an interruption. None where the scan is to blame.
+
+    Args:
+        error: what was raised.
+        folder: of the results, for the message.
+    """
     if not isinstance(error, Exception) or (isinstance(error, StregaError) and not isinstance(error, ScanError)):
         return error
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in FULL:
-            full = DiskFullError(f"{os.strerror(cause.errno)}: make room, and the same command goes on from here")
+            where = folder or cause.filename2 or cause.filename
+            place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes | os.PathLike) else ""
+            full = DiskFullError(
+                f"{place}{os.strerror(cause.errno)}: make room, and the same command goes on from here"
+            )
             full.__cause__ = error
             return full
     return None

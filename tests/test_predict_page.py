@@ -14,7 +14,7 @@ from PIL import Image
 from strega_jax.detection.found import Detection
 from strega_jax.output.group import write_group
 from strega_jax.output.page import MEASURES, write_page
-from strega_jax.output.pictures import slice_picture
+from strega_jax.output.pictures import BOX, MARK, slice_picture
 from strega_jax.output.write import summarise
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
@@ -185,6 +185,19 @@ def test_large_scans_are_thinned_but_no_mark_is_lost(detection, tmp_path, monkey
     assert np.prod(data["shape"]) < 6000
     start = np.array(data["origin"]) + data["step"] * np.array(data["start"])
     assert (np.abs(start - [21, 26, 19]) <= 1).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_detection_thinner_than_a_pixel_of_the_picture_is_drawn(detection, axis):
+    """Sagittal and coronal stacks of thick slices: one in-plane voxel is less than a pixel of the axial picture."""
+    spacing = np.full(3, 6.5)
+    spacing[axis] = 0.2
+    affine = np.diag([*spacing, 1.0])
+    scan = Scan.from_array(detection.scan.data, affine, Path("thick.nii.gz"))
+    mask = np.zeros_like(detection.mask)
+    mask[20, 25, 18] = True
+    picture = np.asarray(slice_picture(dataclasses.replace(detection, scan=scan, mask=mask)))
+    assert any((picture == colour).all(axis=-1).any() for colour in (BOX, MARK))
 
 
 def test_a_full_size_brain_stays_below_five_megabytes(detection, tmp_path):

@@ -148,7 +148,7 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
 
 
 def _failed(job: Job, error: BaseException) -> Done:
-    ending = failures.run_error(error)
+    ending = failures.run_error(error, job.paths.boxes.parent)
     if ending is not None:
         raise ending
     try:

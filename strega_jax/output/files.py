@@ -123,16 +123,20 @@ class ResultFiles:
         if content is None or any(content.get(key) != value for key, value in made.items()):
             return False
         needed = [path for name, path in self.paths().items() if name in wanted or KINDS[name].always]
-        needed += [self.boxes.with_name(str(name)) for name in content.get("files", ())]
+        needed += self._listed(content)
         return all(path.is_file() for path in needed)
 
     def remove(self) -> None:
         """Remove an earlier result, the file that says it is complete first; what is none of ours stays."""
-        if self.read() is None:
-            return
-        for path in (self.boxes, *self.paths().values(), *self.sidecars().values()):
-            if path.is_file():
-                path.unlink()
+        content = self.read()
+        if content is not None:
+            for path in (self.boxes, *self._listed(content)):
+                path.unlink(missing_ok=True)
+
+    def _listed(self, content: Mapping[str, Any]) -> list[Path]:
+        """The files that the boxes' file names, of those that a result may have."""
+        names = content.get("files", ())
+        return [path for path in (*self.paths().values(), *self.sidecars().values()) if path.name in names]
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator["ResultFiles"]:
@@ -172,5 +176,6 @@ def require_apart(results: Collection[ResultFiles], inputs: Collection[Path]) ->
     own = {path.absolute() for path in inputs}
     for files in results:
         for path in files.paths().values():
-            if path.absolute() in own:
+            # What an earlier run put into the folder of the scans looks like an expert's, but says whose it is.
+            if path.absolute() in own and path.name not in (files.read() or {}).get("files", ()):
                 raise ConfigError(f"--output={path.parent}: a result would replace {path.name}; name another folder")

@@ -1,0 +1,148 @@
+"""What every command shares: its flags, Ctrl-C, and output that nobody reads."""
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from strega_jax import command
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+flags.DEFINE_bool("for_test", False, "A switch of the tests of the command line.")
+flags.DEFINE_string("for_test_text", "", "A text of the tests of the command line.")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--for-test", "--for_test"),
+        ("--no-for-test", "--nofor_test"),
+        ("--nofor-test", "--nofor_test"),
+        ("--for-test-text=a-b --config.model.per-slice=x-y", "--for_test_text=a-b --config.model.per_slice=x-y"),
+        ("--for-test-text --a-b --c-d", "--for_test_text --a-b --c_d"),
+        ("--for-test in-1 out-2 -- --a-b", "--for_test in-1 out-2 -- --a-b"),
+    ],
+)
+def test_hyphens_in_the_names_of_flags_are_as_good_as_underscores(given, meant):
+    assert command.with_underscores(given.split()) == meant.split()
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values())
+def test_every_command_starts_by_the_one_way_that_guards_it(script):
+    module, function = script.split(":")
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    (entry,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+    called = [ast.unparse(node.func) for node in ast.walk(entry) if isinstance(node, ast.Call)]
+    assert called == ["command.run"]
+
+
+# A command of two threads that work until the file `stop` is there, and an unneeded line at each step.
+WORK = """
+import pathlib, sys, tempfile, time
+sys.argv[0] = "strega-test"
+from strega_jax import command
+from strega_jax.pipeline import in_threads
+from strega_jax.scans.files import appearing_in
+
+def work(number):
+    with appearing_in("out") as folder:
+        (folder / str(number)).write_text("half")
+        sys.stdout.write("at work\\n")  # in one piece, for threads
+        sys.stdout.flush()
+        time.sleep(float(sys.argv[1].split("=")[1]))
+
+def main():
+    for number, _, error in in_threads(range(4), work, 2):
+        print("done", number, error, flush=True)
+        print("done", number, error, file=sys.stderr, flush=True)
+    pathlib.Path("end").touch()
+    return 7
+
+from absl import flags
+flags.DEFINE_float("seconds", 0, "")
+command.run(main)
+"""
+
+
+def start(folder: Path, code: str, **streams) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code, "--seconds=0.3"], cwd=folder, env=ENVIRONMENT, **streams)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> tuple[Path, int, str]:
+    folder = tmp_path_factory.mktemp("interrupted")
+    with start(folder, WORK, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    return folder, process.returncode, errors
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_nothing_half_written(interrupted):
+    folder, code, errors = interrupted
+    assert code == 130
+    assert errors.split() == ["interrupted:", "what", "is", "complete", "is", "kept"]
+    # Both that were at work came to their end, and no other was begun.
+    assert sorted(path.name for path in folder.rglob("*")) == ["0", "1", "out"]
+
+
+def test_ctrl_c_while_a_command_is_loaded_ends_in_one_line(tmp_path):
+    command_line = [sys.executable, "-X", "importtime", "-m", "strega_jax.doctor"]
+    with subprocess.Popen(command_line, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        lines, sent = [], False
+        for line in process.stderr:
+            if "jax._src" in line and not sent:  # the package is there, what it needs is still being loaded
+                process.send_signal(signal.SIGINT)
+                sent = True
+            if not line.startswith("import time:"):
+                lines.append(line)
+    assert process.returncode == 130
+    assert "".join(lines).strip() == "interrupted before anything was done"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1"])
+def test_output_that_nobody_reads_stops_no_work(closed, tmp_path):
+    (tmp_path / "work.py").write_text(WORK)
+    line = f"{sys.executable} work.py --seconds=0 {closed}; echo ${{PIPESTATUS[0]}} > code"
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=60, check=False)
+    assert (tmp_path / "code").read_text() == "7\n"
+    assert (tmp_path / "end").exists()
+    assert [(tmp_path / "out" / str(number)).read_text() for number in range(4)] == ["half"] * 4
+
+
+def test_a_terminal_of_another_encoding_gets_what_it_can_show(tmp_path):
+    code = "from strega_jax import terminal; terminal.make_ready(); print('a → ü')"
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "a \\u2192 \\xfc\n"
+
+
+def test_the_version_is_told_whatever_else_is_missing():
+    done = subprocess.run(
+        [sys.executable, "-m", "strega_jax.segment", "--version"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"strega-jax {command.version()}\n")
+
+
+def test_places_where_no_results_can_be_are_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    assert command.output_folder(str(tmp_path / "new" / "er")) == tmp_path / "new" / "er"
+    for place in ("file", "file/below"):
+        with pytest.raises(command.ConfigError, match="is a file; name a folder"):
+            command.output_folder(str(tmp_path / place))
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(command.ConfigError, match="nothing can be written"):
+            command.output_folder(str(tmp_path / "locked"))
