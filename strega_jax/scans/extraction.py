@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from jaxtyping import Bool, Float, Int
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.scan import Scan, read_scan, same_grid, write_volume
@@ -93,12 +92,20 @@ def already_extracted(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> bool:
     return np.count_nonzero((scan.data != background) & ~brain) <= LEAST_SKULL * np.count_nonzero(brain)
 
 
+def enclosed(mask: Bool[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y z"]:
+    """The holes of a mask, numbered from 1; 0 elsewhere. A hole touches neither the outside nor the border."""
+    labels = cc3d.connected_components(~np.pad(mask, 1), connectivity=6)
+    outside = labels[0, 0, 0]
+    inner = labels[1:-1, 1:-1, 1:-1].astype(np.int64)
+    return np.where(inner == outside, 0, np.where(inner > outside, inner - 1, inner))
+
+
 def _one_filled(mask: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
     if not mask.any():
         return mask
     labels = cc3d.connected_components(mask, connectivity=26)
-    counts = np.bincount(labels.ravel())[1:]
-    return ndimage.binary_fill_holes(labels == counts.argmax() + 1)
+    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    return largest | (enclosed(largest) > 0)
 
 
 def _deepbet_installed() -> bool:
