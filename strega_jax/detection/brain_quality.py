@@ -7,7 +7,8 @@ from jaxtyping import Bool
 from strega_jax.postprocess import bounding_box
 from strega_jax.scans.extraction import enclosed
 
-# 82 brains (70 of IXI, 3 of OASIS, 9 of other sites) had 1162 to 1949 ml; a tenth above, and a third below, for children and atrophy.
+# 82 brains (70 of IXI, 3 of OASIS, 9 of other sites) had 1162 to 1949 ml;
+# a tenth above, and a third below, for children and atrophy.
 SMALLEST_BRAIN_ML, LARGEST_BRAIN_ML = 800.0, 2150.0
 # Those brains (image > 0) enclosed 13.2 ml of zeros at most, none of more than 0.5 ml in one piece.
 HOLES_ML, LARGEST_HOLE_ML = 25.0, 2.0
