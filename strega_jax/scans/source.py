@@ -17,7 +17,7 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import case_of_file, case_of_series
 from strega_jax.scans.contrast import require_contrast
-from strega_jax.scans.extraction import INSTALL, METHODS, extract_brain, installed_method
+from strega_jax.scans.extraction import INSTALL, METHODS, already_extracted, extract_brain, installed_method
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
@@ -65,7 +65,8 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
     if os.fspath(brain) == GIVEN:
         return dataclasses.replace(scan, brain=GIVEN)
     if os.fspath(brain) in METHODS:
-        return _extracted(scan, os.fspath(brain))
+        method = os.fspath(brain)
+        return dataclasses.replace(scan, data=_cut(scan.data, extract_brain(scan, method)), brain=method)
     mask = case.brain if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
     return _auto(scan) if mask is None else cut_out(scan, mask)
 
@@ -138,12 +139,12 @@ def _auto(scan: Scan) -> Scan:
         raise ScanError(
             f"{scan.path}: the image does not look brain-extracted: {reason}. For whole heads: {INSTALL}; or {WAY_OUT}"
         )
-    logging.info("%s: a whole head (%s); its brain is extracted with %s", scan.path, reason, method)
-    return _extracted(scan, method)
-
-
-def _extracted(scan: Scan, method: str) -> Scan:
-    return dataclasses.replace(scan, data=_cut(scan.data, extract_brain(scan, method)), brain=method)
+    brain = extract_brain(scan, method)
+    if already_extracted(scan, brain):
+        logging.info("%s: %s, yet there is no skull in it; taken as it is", scan.path, reason)
+        return dataclasses.replace(scan, brain=GIVEN)
+    logging.info("%s: a whole head (%s); its brain was extracted with %s", scan.path, reason, method)
+    return dataclasses.replace(scan, data=_cut(scan.data, brain), brain=method)
 
 
 def _cut(image: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:

@@ -1,0 +1,235 @@
+"""Whole heads: told from brains, extracted by what is installed, and judged."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from strega_jax.detection.brain_quality import mask_warnings
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans import extraction
+from strega_jax.scans.extraction import Method, extract_brain, looks_extracted
+from strega_jax.scans.mask_transfer import move_mask
+from strega_jax.scans.scan import Scan, read_scan
+from strega_jax.scans.source import open_scan
+
+SHAPE, MM = (44, 52, 46), 4.0
+
+
+def ellipsoid(radius: float) -> np.ndarray:
+    x, y, z = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    return ((x - 22) / 17) ** 2 + ((y - 26) / 21) ** 2 + ((z - 23) / 16) ** 2 < radius**2
+
+
+BRAIN = ellipsoid(1.0)
+
+
+def head_image() -> np.ndarray:
+    """A brain of 1530 ml with smooth texture, dark bone and bright skin around it, in noisy air."""
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2)
+    image = np.where(BRAIN, 500 + 200 * texture / texture.std(), 0) + 700 * (ellipsoid(1.3) & ~ellipsoid(1.15))
+    return (np.abs(image) + rng.uniform(1, 20, SHAPE)).astype(np.float32)
+
+
+def save(path: Path, data: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(data, np.diag([-MM, MM, MM, 1])), path)
+    return path
+
+
+@pytest.fixture
+def head(tmp_path) -> Path:
+    return save(tmp_path / "sub-01_T1w.nii.gz", head_image()[::-1])
+
+
+@pytest.fixture
+def methods(monkeypatch) -> dict[str, Method]:
+    """The table of methods, with one that knows where the brain is and leaves a hole and a crumb."""
+    spoiled = BRAIN.copy()
+    spoiled[22, 26, 23] = False
+    spoiled[1, 1, 1] = True
+    table = {
+        "absent": Method(lambda: False, lambda scan: pytest.fail("not installed, yet called")),
+        "known": Method(lambda: True, lambda scan: spoiled.copy()),
+        "blind": Method(lambda: True, lambda scan: np.zeros(SHAPE, bool)),
+    }
+    monkeypatch.setattr(extraction, "METHODS", table)
+    monkeypatch.setattr("strega_jax.scans.source.METHODS", table)
+    return table
+
+
+def test_a_head_is_told_from_a_brain():
+    image = head_image()
+    assert not looks_extracted(image, (MM,) * 3)
+    assert looks_extracted(image * BRAIN, (MM,) * 3)
+    assert not looks_extracted(image * ellipsoid(1.3), (MM,) * 3)  # air set to 0: too large for a brain
+
+
+@pytest.mark.parametrize("asked", ["auto", "known"])
+def test_a_whole_head_is_cut_to_the_largest_part_found_without_holes(head, methods, asked):
+    scan = open_scan(head, brain=asked)
+    np.testing.assert_array_equal(scan.data, np.where(BRAIN, read_scan(head).data, 0))
+    assert scan.brain == "known"
+
+
+def test_a_brain_is_taken_as_it_is_and_asked_for_methods_run_all_the_same(tmp_path, methods):
+    path = save(tmp_path / "brain_T1w.nii.gz", (head_image() * ellipsoid(1.05))[::-1])
+    scan = open_scan(path)
+    assert scan.brain == ""
+    np.testing.assert_array_equal(scan.data > 0, ellipsoid(1.05))
+    np.testing.assert_array_equal(open_scan(path, brain="known").data > 0, BRAIN)
+
+
+def test_a_brain_that_the_field_of_view_cuts_off_keeps_its_edge(tmp_path, methods):
+    cut = np.where(ellipsoid(1.05), head_image(), 0)[:, :, 15:]
+    methods["known"] = Method(lambda: True, lambda scan: BRAIN[:, :, 15:])
+    scan = open_scan(save(tmp_path / "cut_T1w.nii.gz", cut[::-1]))
+    assert not looks_extracted(cut, (MM,) * 3)
+    np.testing.assert_array_equal(scan.data, cut)
+    assert scan.brain == "given"
+
+
+def test_without_an_extractor_one_line_says_what_to_install(head, methods):
+    with pytest.raises(ConfigError, match=r'absent is not installed: pip install "strega-jax\[heads\]"'):
+        open_scan(head, brain="absent")
+    del methods["known"], methods["blind"]
+    with pytest.raises(ScanError, match=r'does not look brain-extracted.*pip install "strega-jax\[heads\]".*--brain='):
+        open_scan(head)
+
+
+def test_no_brain_found_and_methods_that_do_not_exist_are_told(head, methods):
+    with pytest.raises(ScanError, match=r"sub-01_T1w.nii.gz: blind finds no brain"):
+        open_scan(head, brain="blind")
+    with pytest.raises(ConfigError, match="known: absent, known, blind"):
+        extract_brain(read_scan(head), "other")
+
+
+FAKE_HD_BET = """#!{python}
+import sys
+import nibabel as nib, numpy as np
+arguments = sys.argv[1:]
+version = {version}
+if "-h" in arguments:
+    print("--save_bet_mask" if version == 2 else "-mode -tta -s")
+    sys.exit()
+known = {{1: {{"-i": 1, "-o": 1, "-mode": 1, "-tta": 1, "-s": 1, "-device": 1}},
+         2: {{"-i": 1, "-o": 1, "-device": 1, "--save_bet_mask": 0, "--no_bet_image": 0, "--disable_tta": 0}}}}[version]
+given = {{}}
+while arguments:
+    name = arguments.pop(0)
+    given[name] = arguments.pop(0) if known[name] else True
+if {fails}:
+    sys.exit("CUDA out of memory")
+image = nib.load(given["-i"])
+mask = np.load({mask!r}).astype(np.uint8)
+kept = given.get("-s") == "1" if version == 1 else given.get("--save_bet_mask")
+if kept:
+    stem = given["-o"][: -len(".nii.gz")] + ("_mask" if version == 1 else "_bet")
+    nib.save(nib.Nifti1Image(mask, image.affine), stem + ".nii.gz")
+"""
+
+
+def fake_hd_bet(folder: Path, monkeypatch, version: int, fails: bool = False) -> None:
+    np.save(folder / "mask.npy", BRAIN)
+    script = folder / "hd-bet"
+    mask = str(folder / "mask.npy")
+    script.write_text(FAKE_HD_BET.format(python=sys.executable, version=version, fails=fails, mask=mask))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_both_versions_of_hd_bet_are_called_with_their_own_options(head, tmp_path, monkeypatch, version):
+    fake_hd_bet(tmp_path, monkeypatch, version)
+    scan = open_scan(head, brain="hd-bet")
+    np.testing.assert_array_equal(scan.data > 0, BRAIN)
+    assert scan.brain == "hd-bet"
+
+
+def test_a_failure_of_hd_bet_is_told_with_its_last_words(head, tmp_path, monkeypatch):
+    fake_hd_bet(tmp_path, monkeypatch, 2, fails=True)
+    with pytest.raises(ScanError, match="hd-bet failed and said: CUDA out of memory"):
+        open_scan(head, brain="hd-bet")
+
+
+def moved(scan: Scan, volume: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    index = np.linalg.inv(motion @ scan.affine) @ scan.affine
+    return ndimage.affine_transform(volume.astype(np.float32), index[:3, :3], index[:3, 3], order=1)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (a.sum() + b.sum())
+
+
+def test_a_mask_moves_by_the_affines_to_another_grid():
+    scan = Scan.from_array(head_image(), np.diag([MM, MM, MM, 1]), Path("a"))
+    affine = np.diag([MM, MM, 2 * MM, 1])
+    affine[2, 3] = MM
+    thick = Scan.from_array(head_image()[:, :, 1::2], affine, Path("b"))
+    np.testing.assert_array_equal(move_mask(BRAIN, scan, thick), BRAIN[:, :, 1::2])
+
+
+def test_a_mask_follows_a_turned_head_of_another_contrast():
+    scan = Scan.from_array(head_image(), np.diag([MM, MM, MM, 1]), Path("a"))
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix()
+    centre = MM * np.array([22, 26, 23])
+    motion[:3, 3] = centre - motion[:3, :3] @ centre + (5, 6, -4)
+    inverted = np.where(scan.data > 30, scan.data.max() - scan.data, 0)
+    other = dataclasses.replace(scan, data=moved(scan, inverted, motion))
+    truth = moved(scan, BRAIN, motion) > 0.5
+    assert dice(move_mask(BRAIN, scan, other), truth) < 0.93
+    assert dice(move_mask(BRAIN, scan, other, refine=True), truth) > 0.98
+
+
+def test_faults_of_a_brain_mask_are_named_and_nothing_else():
+    spacing = (MM,) * 3
+    assert mask_warnings(BRAIN, spacing) == []
+    hollow, loose = BRAIN.copy(), BRAIN.copy()
+    hollow[20:24, 24:28, 20:24] = False
+    loose[1:4, 1:4, 1:4] = True
+    assert [check for check, _ in mask_warnings(hollow, spacing)] == ["brain holes"]
+    assert [check for check, _ in mask_warnings(loose, spacing)] == ["brain parts"]
+    assert [check for check, _ in mask_warnings(ellipsoid(0.7), spacing)] == ["brain volume"]
+    assert [check for check, _ in mask_warnings(ellipsoid(1.3), spacing)] == ["brain volume"]
+    assert "0 ml" in mask_warnings(np.zeros(SHAPE, bool), spacing)[0][1]
+
+
+@pytest.mark.data
+def test_no_healthy_brain_at_hand_is_warned_of(test_data):
+    paths = sorted(test_data.glob("ixi/*/anat/*_desc-brain_T1w.nii.gz"))[::8]
+    paths += sorted(test_data.glob("othersite/*/anat/*.nii.gz")) + sorted(test_data.glob("oasis/*/anat/*.nii.gz"))[::2]
+    assert len(paths) > 20
+    for path in paths:
+        scan = read_scan(path)
+        assert mask_warnings(scan.data > 0, scan.spacing_mm) == [], path
+
+
+@pytest.mark.data
+def test_deepbet_finds_the_brain_of_a_real_head_without_a_display_or_the_network(test_data):
+    if importlib.util.find_spec("deepbet") is None:
+        pytest.skip("deepbet is not installed: brain extraction of a real head DID NOT RUN")
+    path = test_data / "heads/sub-headext2/anat/sub-headext2_T1w.nii.gz"
+    program = (
+        "import sys, socket, numpy as np\n"
+        "def refuse(*_): raise AssertionError('a connection')\n"
+        "socket.socket.connect = refuse\n"
+        "from strega_jax.scans.source import open_scan\n"
+        f"scan = open_scan({str(path)!r})\n"
+        "assert not {'tkinter', 'customtkinter', 'fill_voids'} & set(sys.modules)\n"
+        "print(scan.brain, np.count_nonzero(scan.data) * scan.voxel_ml)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    method, volume = done.stdout.split()[-2:]
+    assert method == "deepbet"
+    assert 1450 < float(volume) < 1510  # deepbet's own program gives 1480
