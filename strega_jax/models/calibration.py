@@ -64,11 +64,14 @@ def load_calibration(checkpoint: PathLike) -> Calibration | None:
     path = find_beside(checkpoint, FILE)
     if path is None:
         return None
-    fields = json.loads(path.read_text())
-    if "refinement" not in fields:
-        raise CheckpointError(f"{path}: written by another version; delete it and calibrate again")
-    fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
-    return Calibration(**fields)
+    try:
+        fields = json.loads(path.read_text())
+        return Calibration(**fields | {name: tuple(fields[name]) for name in ("rates", "thresholds")})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or of another version ({error}); delete it and calibrate again with "
+            "`python -m strega_jax.train --evaluate`"
+        ) from error
 
 
 def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:

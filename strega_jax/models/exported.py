@@ -114,7 +114,9 @@ def load_exported(path: Path) -> Opened:
         )
         reference = Reference.from_dict(fields["reference"]) if fields["reference"] else None
         network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read now ({error})") from error
+    except (ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
     digest = hashlib.sha256(text + program).hexdigest()
     return Opened(ExportedModel(about, str(path), network, digest), None, reference)
