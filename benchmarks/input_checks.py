@@ -124,11 +124,12 @@ SPOILINGS = {
 def checks(opened: Opened, scan: Scan, contrast: Any) -> set[str]:
     """The checks that doubt a scan; `refused` where it came to an error."""
     about = opened.model.about
+    scan = dataclasses.replace(scan, contrast=contrast)
     try:
-        slices = preprocess(scan, about.preprocess, contrast)
+        slices = preprocess(scan, about.preprocess)
     except ScanError:
         return {REFUSED}
-    doubts = scan_flags(scan, slices, contrast, about.preprocess.contrast)
+    doubts = scan_flags(scan, slices, about.preprocess.contrast)
     found = detect_slices(opened.model, scan, slices, about.run.postprocess, opened.calibration)
     return {flag.check for flag in [*doubts, *reference_flags(measure(found), opened.reference)]}
 

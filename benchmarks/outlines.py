@@ -7,7 +7,6 @@ One row a scan, the slices spread over the lesion; green is the expert's outline
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -19,9 +18,11 @@ from strega_jax.detection.detect import detect_scan
 from strega_jax.evaluation.figures import OURS, TRUTH, png_bytes
 from strega_jax.models.opened import Opened
 from strega_jax.models.opening import open_model
-from strega_jax.scans.cohorts import Case, find_cases, read_image, read_truth
+from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.files import replacing
 from strega_jax.scans.scan import Scan
+from strega_jax.scans.source import open_scan
 from strega_jax.slices.grid import template_grid
 
 _DATA = flags.DEFINE_list("data", None, "Folders of scans with expert masks.", required=True)
@@ -43,10 +44,9 @@ def template(settings: Preprocess) -> Float[np.ndarray, "k h w"]:
 
 def outlines(opened: Opened, case: Case) -> tuple[Bool[np.ndarray, "k h w"], Bool[np.ndarray, "k h w"]]:
     """Truth and mask of one scan on the grid of the model's slices."""
-    scan = read_image(case)
-    contrast: Any = case.contrast or None
+    scan = open_scan(case)
     settings = opened.model.about.run.postprocess
-    found = detect_scan(opened.model, scan, settings, opened.calibration, contrast=contrast)
+    found = detect_scan(opened.model, scan, settings, opened.calibration)
     masks = (read_truth(case, scan), found.mask)
     truth, mask = (found.slices.grid.sample(volume.astype(np.float32)) > 0.5 for volume in masks)
     return truth, mask

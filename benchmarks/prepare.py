@@ -20,7 +20,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from strega_jax.run_config import as_run
-from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.splits import subject_splits
 from strega_jax.slices import align
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.tissue import segmentation

@@ -26,7 +26,9 @@ from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import compare_checkpoints
 from strega_jax.evaluation.report import report_from_json
 from strega_jax.models.opened import SHIPPED
-from strega_jax.scans.cohorts import Case, find_cases, subject_splits
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.splits import subject_splits
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Workdirs, checkpoints or exported files, the reference first.")
 _DATA = flags.DEFINE_list("data", [], "Folders of cases with expert masks.")

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from strega_jax.errors import ConfigError
-
-Contrast = Literal["T1w", "T1ce", "T2w", "PD", "FLAIR"]
+from strega_jax.scans.contrast import Contrast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,6 @@ class Preprocess:
     # of the brain's intensities; what lies beyond is set to these before segmentation. Vessels and contrast agent
     # at one end and residual skull at the other would otherwise claim a tissue class of their own
     window_percentiles: tuple[float, float] = (0.0, 100.0)
-    assume_stripped: bool = False  # trust that the brain is extracted; do not check
     tissue: Literal["fsl", "robust"] = "fsl"  # preset of the segmentation
     # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; fractions_excess: these and what
     # lies beyond white matter on the classes' own intensity scale; intensity: restored image

@@ -32,6 +32,8 @@ from strega_jax.output.bids import LEVELS, as_flags, derivative_paths, describe_
 from strega_jax.output.group import PAGE, write_group
 from strega_jax.output.write import DISCLAIMER
 from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.contrast import NAMES
+from strega_jax.scans.source import AUTO, BRAIN_HELP
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -40,9 +42,8 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _INPUT = flags.DEFINE_string("input", None, "A scan, a folder of scans, or a folder of DICOM series.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if need be.")
-_CONTRAST = flags.DEFINE_enum(
-    "contrast", None, ["T1w", "T1ce", "T2w", "PD", "FLAIR"], "Contrast to read; default: all, as the file names say."
-)
+_CONTRAST = flags.DEFINE_enum("contrast", None, NAMES, "Contrast to read; default: all, as the file names say.")
+_BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
 _POSTPROCESS = flags.DEFINE_list(
     "postprocess", [], "Settings that replace the checkpoint's, e.g. threshold=fixed,value=0.4,min_volume_ml=1."
 )
@@ -116,7 +117,7 @@ def _jobs(source: Path, output: Path) -> list[Job]:
     from strega_jax.scans.dicom import holds_dicom
 
     if source.is_dir() and holds_dicom(source):
-        return dicom_jobs(source, output, _CONTRAST.value or "", _DICOM_SEG.value)
+        return dicom_jobs(source, output, _CONTRAST.value or "", _DICOM_SEG.value, _BRAIN.value)
     cases = find_cases(source, [_CONTRAST.value] if _CONTRAST.value else [], "bids" if _LEVEL.value else "auto")
     if _PARTICIPANTS.value:
         wanted = {f"sub-{label.removeprefix('sub-')}" for label in _PARTICIPANTS.value}
@@ -125,7 +126,7 @@ def _jobs(source: Path, output: Path) -> list[Job]:
             raise ConfigError(f"--participant_label: {source} has no scan of {', '.join(sorted(missing))}")
         cases = [case for case in cases if case.subject in wanted]
     paths = derivative_paths if _LEVEL.value else None
-    return nifti_jobs(cases, output, _CONTRAST.value or "", paths)
+    return nifti_jobs(cases, output, _CONTRAST.value or "", _BRAIN.value, paths)
 
 
 def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:

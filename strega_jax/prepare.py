@@ -8,7 +8,7 @@ that fails is reported at the end and the others are done. Exit code 1 if any sc
     python -m strega_jax.prepare --input=ixi/ --output=stores/ixi_t1 --config=configs/strega.py \\
         --config.preprocess.size=128
 
-Scans must be brain-extracted NIfTI files, or come with --masks: a BIDS-like tree, a known data set, or a flat
+Scans must be brain-extracted, or come with brain masks (--brain): a BIDS-like tree, a known data set, or a flat
 folder. The settings are the `preprocess` part of the config. Splits go by subject: from a participants.tsv
 (columns participant_id, split) where there is one, else by --split.
 """
@@ -21,7 +21,9 @@ from ml_collections import config_flags
 from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.run_config import as_run
-from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.source import AUTO, BRAIN_HELP
+from strega_jax.scans.splits import subject_splits
 from strega_jax.slices.cohort import prepare_cohort
 
 _INPUT = flags.DEFINE_string("input", None, "Folder with the scans, or one scan.", required=True)
@@ -33,7 +35,7 @@ _CONTRASTS = flags.DEFINE_list("contrasts", [], "Prepare these contrasts only, e
 _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev and test subjects.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides which subject falls into which split.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
-_MASKS = flags.DEFINE_string("masks", None, "Folder of brain masks, each of its scan's file name, for whole heads.")
+_BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
 _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
 
 
@@ -49,7 +51,7 @@ def main() -> int:
         Path(_OUTPUT.value),
         settings,
         workers=_WORKERS.value,
-        masks=Path(_MASKS.value) if _MASKS.value else None,
+        brain=_BRAIN.value,
         process_index=index,
         process_count=count,
     )

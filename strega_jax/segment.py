@@ -2,49 +2,48 @@
 
     python -m strega_jax.segment --input=sub-01_T1w.nii.gz --output=tissue/
     python -m strega_jax.segment --input=study/ --output=derivatives/tissue --bids
-    python -m strega_jax.segment --input=t2.nii.gz --contrast=T2w --mask=brain.nii.gz --output=tissue/
+    python -m strega_jax.segment --input=t2.nii.gz --contrast=T2w --brain=brain.nii.gz --output=tissue/
 
 Beside FAST's files (_seg, _pveseg, _pve_0..2, _mixeltype, _bias, _restore; classes 1 CSF, 2 GM, 3 WM), or with
 --bids BIDS derivatives (labels 1 GM, 2 WM, 3 CSF), every scan gets a check sheet <name>_check.png: look at it.
 A folder is searched for scans; one that fails is reported at the end and the others are done. Exit code 1 if
-any failed. Scans must be brain-extracted, or come with --mask.
+any failed. Scans must be brain-extracted, or come with a brain mask (--brain).
 """
 
 import logging
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ScanError
-from strega_jax.scans.cohorts import Case, find_cases
-from strega_jax.scans.scan import Scan, read_scan, same_grid, stem
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.contrast import NAMES, tissue_contrasts
+from strega_jax.scans.scan import stem
+from strega_jax.scans.source import AUTO, BRAIN_HELP, open_scan, told_contrast
 from strega_jax.tissue import files, mixel, segment
 from strega_jax.tissue.sheet import write_sheet
 
 log = logging.getLogger(__name__)
 
-# Contrasts whose classes are not CSF, grey and white matter in one order of brightness or the other.
-BRIGHTNESS_CLASSES = ("PD", "FLAIR")
+DEFAULT = "T1w"  # of scans of unknown contrast
 
 _INPUT = flags.DEFINE_string("input", None, "A scan, or a folder of scans.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if need be.", required=True)
 _CONTRAST = flags.DEFINE_enum(
     "contrast",
     None,
-    ["T1w", "T1ce", "T2w", "PD", "FLAIR"],
+    NAMES,
     "MR contrast. Default: as the file's name tells, else T1w. In a folder: do the scans of this contrast. PD and "
     "FLAIR give classes by brightness, which are not tissues.",
 )
 _PRESET = flags.DEFINE_enum("preset", "fsl", ["fsl", "robust"], "fsl: FAST's defaults. robust: for noisy scans.")
 _N_CLASSES = flags.DEFINE_integer("n_classes", 3, "Number of classes.", lower_bound=2, upper_bound=4)
-_MASK = flags.DEFINE_string(
-    "mask", None, "Brain mask of the scan; for a folder of scans, a folder with masks of the same file names."
-)
-_ASSUME_STRIPPED = flags.DEFINE_bool("assume_stripped", False, "Trust that the brain is extracted; do not check.")
+_BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
 _BIDS = flags.DEFINE_bool("bids", False, "Write BIDS derivatives instead of FAST's files.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
 _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
@@ -72,9 +71,9 @@ def main() -> int:
 
 
 def _one(case: Case, output: Path) -> None:
-    scan = read_scan(case.image)
-    contrast = _CONTRAST.value or case.contrast or "T1w"
-    if _BIDS.value and contrast in BRIGHTNESS_CLASSES:
+    scan = open_scan(case, _CONTRAST.value or "", _BRAIN.value)
+    contrast: Any = told_contrast(scan, DEFAULT)
+    if _BIDS.value and contrast not in tissue_contrasts():
         raise ScanError(
             f"{case.image}: BIDS names tissues, and the classes of {contrast} are of brightness; leave --bids out"
         )
@@ -82,12 +81,11 @@ def _one(case: Case, output: Path) -> None:
         tissue = segment(
             scan.data,
             scan.spacing_mm,
-            contrast=contrast,  # pyright: ignore[reportArgumentType]
+            contrast=contrast,
             preset=_PRESET.value,  # pyright: ignore[reportArgumentType]
-            mask=_read_mask(scan),
             n_classes=_N_CLASSES.value,
             raster=files.file_raster(scan) if _PRESET.value == "fsl" else mixel.X_FASTEST,
-            assume_stripped=_ASSUME_STRIPPED.value,
+            assume_stripped=bool(scan.brain),
         )
     except ScanError as error:
         raise ScanError(f"{case.image}: {error}") from error
@@ -104,16 +102,6 @@ def _place(case: Case) -> Path:
     """Where under the output a case goes: as under the input, so that equal file names do not meet."""
     root = Path(_INPUT.value)
     return Path() if root.is_file() else case.image.parent.relative_to(root)
-
-
-def _read_mask(scan: Scan) -> np.ndarray | None:
-    if _MASK.value is None:
-        return None
-    path = Path(_MASK.value)
-    mask = read_scan(path / scan.path.name if path.is_dir() else path, allow_constant=True)
-    if not same_grid(mask, scan):
-        raise ScanError(f"{mask.path}: the mask lies on another voxel grid than {scan.path}; resample it first")
-    return mask.data > 0
 
 
 def cli() -> None:

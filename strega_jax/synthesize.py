@@ -22,7 +22,9 @@ from tqdm import tqdm
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.scans import synthetic
 from strega_jax.scans.anomalies import ANOMALIES
-from strega_jax.scans.cohorts import Case, find_cases, subject_splits
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.splits import subject_splits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local"], "What is added to the healthy scans.")

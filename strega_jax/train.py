@@ -31,10 +31,12 @@ from strega_jax.models.opened import Opened
 from strega_jax.models.opening import open_model
 from strega_jax.models.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
-from strega_jax.scans.cohorts import Case, find_cases, subject_splits
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.files import in_bucket
 from strega_jax.scans.planted import plant_in_cohort
+from strega_jax.scans.splits import subject_splits
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.store import SliceStore
 from strega_jax.training.loop import total_steps, train

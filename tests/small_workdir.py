@@ -14,8 +14,9 @@ from strega_jax.models.about import About
 from strega_jax.models.calibration import calibrate, save_calibration
 from strega_jax.models.model import load_model
 from strega_jax.models.reference import make_reference, save_reference
-from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.demo import make_demo_cohort
+from strega_jax.scans.splits import subject_splits
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore

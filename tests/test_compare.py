@@ -10,7 +10,8 @@ from conftest import small_run
 from strega_jax.config import Run
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import checkpoint_names, compare_checkpoints, method_names, training_minutes
-from strega_jax.scans.cohorts import Case, find_cases
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.training.loop import train

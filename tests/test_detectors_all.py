@@ -19,7 +19,8 @@ from strega_jax.detectors.base import Batch, Detector, Restoring
 from strega_jax.models.model import load_model, score_and_reconstruct
 from strega_jax.models.uncertainty import score_deviation
 from strega_jax.run_config import as_run
-from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.splits import subject_splits
 from strega_jax.slices.cohort import prepare_cohort
 from strega_jax.slices.store import Normalisation, SliceStore
 from strega_jax.training.loop import train

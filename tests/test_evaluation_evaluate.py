@@ -20,7 +20,8 @@ from strega_jax.evaluation.metrics import dice
 from strega_jax.evaluation.report import report_from_json
 from strega_jax.evaluation.scoring import score_cases
 from strega_jax.models.opening import open_model
-from strega_jax.scans.cohorts import Case, find_cases, read_truth
+from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.scans.scan import read_scan
 

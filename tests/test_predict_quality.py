@@ -14,7 +14,7 @@ from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import nifti_jobs
 from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.scan import read_scan
+from strega_jax.scans.source import open_scan
 from strega_jax.slices.preprocess import preprocess
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -27,7 +27,7 @@ def opened():
 
 @pytest.fixture(scope="module")
 def prepared(opened):
-    scan = read_scan(small_scan())
+    scan = open_scan(small_scan(), "T1w")
     return scan, preprocess(scan, opened.model.about.preprocess)
 
 
@@ -90,8 +90,12 @@ def test_noise_is_measured_and_much_of_it_doubted(prepared, share):
 
 def test_contrasts_without_tissue_classes_are_doubted(prepared):
     scan, slices = prepared
-    assert {flag.check for flag in scan_flags(scan, slices, "FLAIR", "T1w")} == {"contrast"}
-    assert scan_flags(scan, slices, "FLAIR", "FLAIR") == []
+    flair = dataclasses.replace(scan, contrast="FLAIR")
+    assert {flag.check for flag in scan_flags(flair, slices, "T1w")} == {"contrast"}
+    assert scan_flags(flair, slices, "FLAIR") == []
+    (unknown,) = scan_flags(dataclasses.replace(scan, contrast=""), slices, "T1w")
+    assert unknown.check == "contrast"
+    assert "--contrast" in unknown.reason
 
 
 def test_a_tissue_map_like_no_brain_is_doubted(prepared):
@@ -121,7 +125,7 @@ def changed(slices, **tissue):
 
 
 def checks(scan, slices) -> set[str]:
-    return {flag.check for flag in scan_flags(scan, slices, "T1w", "T1w")}
+    return {flag.check for flag in scan_flags(scan, slices, "T1w")}
 
 
 def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):

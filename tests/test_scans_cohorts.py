@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.scans.cohorts import Case, find_cases, read_image, read_truth, subject_splits
+from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import read_scan
+from strega_jax.scans.source import open_scan
+from strega_jax.scans.splits import subject_splits
 
 
 def tree(root: Path, *files: str) -> Path:
@@ -117,7 +120,7 @@ LAYOUT_TREES = {
         {"sub-00480uniformshift_T1w": "00480_uniform_shift.nii.gz"},
     ),
     "flat": (
-        ["p1_T2.nii.gz", "p1_mask.nii.gz", "p2.nii", "p2_desc-residual.nii", "old/p3.nii"],
+        ["p1_T2.nii.gz", "p1_mask.nii.gz", "p2.nii", "p2_desc-anomalymap.nii", "old/p3.nii"],
         {"p1_T2": "p1_mask.nii.gz", "p2": None},
     ),
 }  # fmt: skip
@@ -149,12 +152,12 @@ def test_brain_masks_of_the_data_set_cut_heads_to_brains(tmp_path: Path):
         for name, volume in zip(names, (head, brain), strict=True):
             write(tmp_path / folder / f"{name}.nii.gz", volume.astype(np.int16), affine)
         (case,) = find_cases(tmp_path / folder.split("/")[0])
-        np.testing.assert_array_equal(read_image(case).data, (head * brain)[::-1])
+        np.testing.assert_array_equal(open_scan(case).data, (head * brain)[::-1])
     (case,) = find_cases(tree(tmp_path / "cut", "sub-a_desc-brain_T2w.nii", "sub-a_desc-brain_mask.nii"))
     assert case.brain is None  # what is cut out already needs no mask
     write(tmp_path / "ms/patient01/patient01_brainmask.nii.gz", brain[1:].astype(np.int16), affine)
     with pytest.raises(ScanError, match=r"T2W.*brainmask.*not on one grid"):
-        read_image(find_cases(tmp_path / "ms")[0])
+        open_scan(find_cases(tmp_path / "ms")[0])
 
 
 def test_healthy_and_lesion_subjects_are_told_apart(tmp_path: Path):
@@ -299,7 +302,8 @@ def test_hashed_splits_are_by_subject_stable_and_near_their_fractions(tmp_path: 
 def test_real_folders_are_found_whole_and_every_label_fits_its_image(test_data: Path):
     assert len(find_cases(test_data / "ixi", ("T1w",))) == 160
     labelled = [case for name in ("brats", "gbm", "ms") for case in find_cases(test_data / name)]
-    assert len(labelled) == 29
+    images = [path for case in ("brats", "gbm", "ms") for path in (test_data / case).rglob("*_desc-brain_*.nii.gz")]
+    assert sorted(case.image for case in labelled) == sorted(images)
     assert all(read_truth(case, read_scan(case.image)).any() for case in labelled)
     counts = list(subject_splits(test_data / "ixi").values())
     assert (counts.count("train"), counts.count("dev")) == (140, 20)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from strega_jax.errors import ScanError
-from strega_jax.scans.cohorts import find_cases, subject_splits
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.demo import demo_subject, make_demo_cohort, smooth_noise
 from strega_jax.scans.scan import read_scan
+from strega_jax.scans.splits import subject_splits
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 import SimpleITK
 
 from strega_jax.errors import ScanError
-from strega_jax.scans.cohorts import find_cases, read_truth
+from strega_jax.scans.case import read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.metaimage import open_metaimage
 from strega_jax.scans.scan import read_scan, same_grid, write_volume
 

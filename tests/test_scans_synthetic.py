@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
-from strega_jax.scans.cohorts import find_cases, read_truth
+from strega_jax.scans.case import read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.synthetic import make_set, plan_doses, plan_local, plan_tumours, superimpose
 

@@ -89,7 +89,7 @@ def test_shares_and_masks(study, tmp_path):
     (tmp_path / "masks").mkdir()
     nib.save(nib.Nifti1Image(inner, head.affine), tmp_path / "masks" / "sub-03_T1w.nii.gz")
     out = tmp_path / "out"
-    done = _run(f"--input={study}", f"--output={out}", f"--mask={tmp_path / 'masks'}", "--shard=2/3", "--n_classes=2")
+    done = _run(f"--input={study}", f"--output={out}", f"--brain={tmp_path / 'masks'}", "--shard=2/3", "--n_classes=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [p.name for p in out.iterdir()] == ["sub-03"]
     seg = np.asarray(nib.load(out / "sub-03" / "anat" / "sub-03_T1w_seg.nii.gz").dataobj)

@@ -33,14 +33,14 @@ def prepare(heads: Path, kind: str, masks: bool = False) -> Outcome:
     cases = find_cases(heads / kind)
     splits = {case.subject: "train" for case in cases}
     return prepare_cohort(
-        cases, splits, heads / f"store_{kind}", SETTINGS, workers=1, masks=heads / "masks" if masks else None
+        cases, splits, heads / f"store_{kind}", SETTINGS, workers=1, brain=heads / "masks" if masks else "auto"
     )
 
 
 def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path) -> None:
     refused = prepare(heads, "heads")
     assert refused.prepared == 0
-    assert "assume_stripped" in refused.failures[0]
+    assert "--brain=given" in refused.failures[0]
     assert prepare(heads, "heads", masks=True).prepared == 1
     assert prepare(heads, "heads", masks=True).skipped == 1
     assert prepare(heads, "brains").prepared == 1
@@ -51,7 +51,7 @@ def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path) ->
 
 def test_a_missing_mask_fails_its_scan_alone(heads: Path, tmp_path: Path) -> None:
     outcome = prepare_cohort(
-        find_cases(heads / "heads"), {"sub-01": "train"}, tmp_path / "store", SETTINGS, workers=1, masks=tmp_path
+        find_cases(heads / "heads"), {"sub-01": "train"}, tmp_path / "store", SETTINGS, workers=1, brain=tmp_path
     )
     assert outcome.prepared == 0
     assert "sub-01_T1w.nii.gz" in outcome.failures[0]

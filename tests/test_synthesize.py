@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from strega_jax.scans.cohorts import find_cases, read_truth
+from strega_jax.scans.case import read_truth
+from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.scan import read_scan
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from strega_jax.config import Contrast, Postprocess, Preprocess
+from strega_jax.config import Postprocess, Preprocess
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
@@ -20,7 +20,6 @@ def detect_scan(
     settings: Postprocess,
     calibration: Calibration | None = None,
     *,
-    contrast: Contrast | None = None,
     samples: int = 0,
 ) -> Detection:
     """Find what does not fit in one brain-extracted scan.
@@ -30,7 +29,6 @@ def detect_scan(
         scan: the scan.
         settings: score → mask.
         calibration: healthy scores, for `settings.threshold == "healthy"`.
-        contrast: MR contrast of this scan, where it is not the training contrast.
         samples: latent samples for `Detection.uncertainty`; 0: none is made.
 
     Raises:
@@ -38,7 +36,7 @@ def detect_scan(
         CheckpointError: the settings ask for a calibration that the checkpoint lacks.
         ConfigError: the model has no latent distribution to sample.
     """
-    slices = preprocess(scan, model.about.preprocess, contrast)
+    slices = preprocess(scan, model.about.preprocess)
     return detect_slices(model, scan, slices, settings, calibration, samples=samples)
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-import nibabel
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -17,6 +16,7 @@ from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.pose import fit_pose
 from strega_jax.models.reference import Reference, slice_error
 from strega_jax.postprocess import bounding_box
+from strega_jax.scans.contrast import UNKNOWN, tissue_contrasts
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume
 
@@ -27,8 +27,6 @@ SURE_FIT = 1.3
 # Below this sum the tissue map is like the template's in no orientation; brains of five sources gave 1.3 to 1.7, the
 # right outline alone gives 1.
 LEAST_FIT = 1.15
-# Tissue classes are tissues in these only.
-TISSUE_CONTRASTS = ("T1w", "T1ce", "T2w")
 # Standard deviations of the training cohort beyond which a number is unlike it; small cohorts get a wider floor.
 UNLIKE_STD = 4.0
 LEAST_STD = {"csf": 0.02, "gm": 0.02, "wm": 0.02, "brain_ml": 80.0}
@@ -52,13 +50,13 @@ class Flag:
     reason: str  # one sentence: what was seen and what to do
 
 
-def scan_flags(scan: Scan, slices: SliceVolume, contrast: str, training_contrast: str) -> list[Flag]:
+def scan_flags(scan: Scan, slices: SliceVolume, training_contrast: str) -> list[Flag]:
     """Doubts about a segmented scan: header, orientation, contrast, slices, field of view, noise, ghosts."""
     lost = _slice_flags(scan.data, slices.brain)
     return [
         *_header_flags(scan),
-        *_contrast_flags(contrast, training_contrast),
-        *_pose_flags(scan, slices, contrast),
+        *_contrast_flags(scan.contrast, training_contrast),
+        *_pose_flags(scan, slices, scan.contrast or training_contrast),
         *lost,
         *_cut_flags(slices.brain),
         *_noise_flags(scan, slices.brain),
@@ -134,23 +132,23 @@ def noise_share(
 
 
 def _header_flags(scan: Scan) -> list[Flag]:
-    if not scan.path.is_file():
-        return []
-    header = getattr(nibabel.load(scan.path), "header", None)
-    if header is None or int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0:
+    if scan.forms:
         return []
     return [Flag("orientation", "the header sets neither sform nor qform: left and right are a guess")]
 
 
 def _contrast_flags(contrast: str, training_contrast: str) -> list[Flag]:
-    if contrast == training_contrast or contrast in TISSUE_CONTRASTS:
+    if contrast == UNKNOWN:
+        reason = f"nothing tells the contrast: read as {training_contrast}. Name it (--contrast)"
+        return [Flag("contrast", reason)]
+    if contrast == training_contrast or contrast in tissue_contrasts():
         return []
-    known = ", ".join(TISSUE_CONTRASTS)
+    known = ", ".join(tissue_contrasts())
     return [Flag("contrast", f"{contrast}: tissues are told apart in {known} and the training contrast alone")]
 
 
 def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[Flag]:
-    if contrast not in TISSUE_CONTRASTS:
+    if contrast not in tissue_contrasts():
         return []
     pose = fit_pose(slices.tissue.pve, scan.affine)
     if pose.exchanged > max(pose.best + POSE_MARGIN, SURE_FIT):

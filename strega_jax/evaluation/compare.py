@@ -23,7 +23,7 @@ from strega_jax.evaluation.table import files_hash, write_csv
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
 from strega_jax.models.scorer import Scorer
-from strega_jax.scans.cohorts import Case
+from strega_jax.scans.case import Case
 from strega_jax.scans.files import PathLike, find_beside
 from strega_jax.training.metrics import FILE, read_metrics
 

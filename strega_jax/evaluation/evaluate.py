@@ -13,7 +13,7 @@ from strega_jax.evaluation.scoring import Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, latex_table, text_table, write_csv, write_results
 from strega_jax.models.calibration import Calibration
 from strega_jax.models.scorer import Scorer
-from strega_jax.scans.cohorts import Case
+from strega_jax.scans.case import Case
 from strega_jax.scans.files import replacing
 
 # The terminal's table; everything else is in the files.

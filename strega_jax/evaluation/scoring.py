@@ -25,9 +25,11 @@ from strega_jax.inference.pipeline import staged
 from strega_jax.models.calibration import Calibration
 from strega_jax.models.scorer import Scorer
 from strega_jax.output.write import write_detection
-from strega_jax.scans.cohorts import Case, read_image, read_truth, unique_names
+from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import unique_names
 from strega_jax.scans.geometry import check_truth_in_brain
 from strega_jax.scans.scan import Scan
+from strega_jax.scans.source import open_scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
 
 log = logging.getLogger(__name__)
@@ -102,10 +104,9 @@ def score_cases(
     order = sorted(cases, key=lambda case: not _is_control(case))
 
     def read(case: Case) -> tuple[Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
-        scan = read_image(case)
+        scan = open_scan(case)
         truth = _truth(case, scan)
-        contrast: Any = case.contrast or None
-        slices = preprocess(scan, model.about.preprocess, contrast)
+        slices = preprocess(scan, model.about.preprocess)
         check_truth_in_brain(truth, slices.brain, str(case.mask))
         return scan, truth, slices
 

@@ -3,20 +3,20 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from strega_jax.config import Contrast, Postprocess, build_dataclass
+from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.detection.detect import detect_scan
 from strega_jax.detection.quality import Flag, measure, reference_flags, scan_flags
 from strega_jax.models.opened import SHIPPED, Opened
 from strega_jax.models.opening import open_model
 from strega_jax.output.write import components_of
 from strega_jax.postprocess import Component
-from strega_jax.scans.scan import read_scan
+from strega_jax.scans.contrast import Contrast
+from strega_jax.scans.source import AUTO, open_scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Result:
     """What was found in one scan, on the grid of its file.
 
     Attributes:
+        contrast: MR contrast that it was read as, or `unknown`.
         mask: (i, j, k) what is marked as anomalous.
         score: (i, j, k) float32 anomaly score ≥ 0, 0 outside the brain.
         uncertainty: (i, j, k) float32 standard deviation of the score over latent samples, or None.
@@ -34,6 +35,7 @@ class Result:
         compared_with_training: whether the checks could compare the scan with the training cohort.
     """
 
+    contrast: str
     mask: Bool[np.ndarray, "i j k"]
     score: Float[np.ndarray, "i j k"]
     uncertainty: Float[np.ndarray, "i j k"] | None
@@ -50,6 +52,7 @@ def detect(
     checkpoint: str | os.PathLike[str] | Opened = SHIPPED,
     *,
     contrast: Contrast | None = None,
+    brain: str | os.PathLike[str] = AUTO,
     postprocess: Mapping[str, Any] | None = None,
     samples: int = 0,
 ) -> Result:
@@ -60,7 +63,9 @@ def detect(
         checkpoint: workdir of a training run, one of its checkpoints, what `strega_jax.export` made, or what
             `strega_jax.models.opening.open_model` made of one, which saves loading it again for every scan; default:
             the weights that come with the package.
-        contrast: MR contrast of the scan; default: the training contrast.
+        contrast: MR contrast of the scan; default: what the file's name or the DICOM header tells.
+        brain: `auto` (a brain mask beside the scan, else the image as it is), `given` (the image is brain-extracted; do
+            not check), or the path of a brain mask.
         postprocess: settings that replace the checkpoint's, e.g. `{"threshold": "fixed", "value": 0.4}`.
         samples: latent samples for `Result.uncertainty`; 0: none is made.
 
@@ -71,17 +76,12 @@ def detect(
     about = opened.model.about
     fields = dataclasses.asdict(about.run.postprocess) | dict(postprocess or {})
     settings = build_dataclass(Postprocess, fields, "postprocess")
-    if Path(path).is_dir():
-        from strega_jax.scans.dicom import one_series, read_series
-
-        scan = read_series(one_series(Path(path)))
-    else:
-        scan = read_scan(path)
-    found = detect_scan(opened.model, scan, settings, opened.calibration, contrast=contrast, samples=samples)
-    trained = about.preprocess.contrast
-    flags = scan_flags(scan, found.slices, contrast or trained, trained)
+    scan = open_scan(path, contrast or "", brain)
+    found = detect_scan(opened.model, scan, settings, opened.calibration, samples=samples)
+    flags = scan_flags(scan, found.slices, about.preprocess.contrast)
     flags += reference_flags(measure(found), opened.reference)
     return Result(
+        contrast=scan.contrast or "unknown",
         mask=scan.to_native(found.mask),
         score=scan.to_native(found.score),
         uncertainty=None if found.uncertainty is None else scan.to_native(found.uncertainty),

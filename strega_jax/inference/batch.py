@@ -110,9 +110,8 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
     def segment(work: _Work) -> _Work:
         if work.scan is not None:
             about = opened.model.about
-            contrast: Any = work.job.contrast or about.preprocess.contrast
-            work.slices = preprocess(work.scan, about.preprocess, contrast)
-            work.flags = scan_flags(work.scan, work.slices, contrast, about.preprocess.contrast)
+            work.slices = preprocess(work.scan, about.preprocess)
+            work.flags = scan_flags(work.scan, work.slices, about.preprocess.contrast)
             _abstain(work, settings)
         return work
 
@@ -157,7 +156,7 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
     paths.boxes.unlink(missing_ok=True)
     record = {
         **work.record,
-        "contrast": work.job.contrast or opened.model.about.preprocess.contrast,
+        "contrast": detection.scan.contrast or "unknown",
         "flags": [dataclasses.asdict(flag) for flag in work.flags],
         "compared_with_training": opened.reference is not None,
         "measured": work.measured,

@@ -5,11 +5,11 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from strega_jax.output.write import Written
-from strega_jax.scans.cohorts import Case
+from strega_jax.scans.case import Case
+from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import replacing, write_json
 
 BIDS_VERSION = "1.10.0"
-SUFFIX = {"T1w": "T1w", "T1ce": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "PD": "PDw"}
 LEVELS = ("participant", "group")
 # What BIDS has no name for: pages, component tables and boxes.
 IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
@@ -17,7 +17,8 @@ IGNORED = "*.html\n*_boxes.json\n*_components.csv\ngroup.tsv\n"
 
 def derivative_paths(output: Path, case: Case) -> Written:
     """Where the results of a BIDS scan go: beside one another in `sub-…/[ses-…/]anat`."""
-    suffix = SUFFIX.get(case.contrast, "T1w")
+    name = contrast_named(case.contrast)
+    suffix = CONTRASTS[name].bids if name else "T1w"
     entities = re.findall(r"(?:^|_)((?!sub-|ses-|desc-)[A-Za-z]+-[A-Za-z0-9]+)(?=_)", f"{case.name}_")
     if case.contrast == "T1ce":
         entities.append("ce-gadolinium")

@@ -45,6 +45,7 @@ class Series:
     name: str  # unique within one search, letters, digits, - and _
     folder: Path
     files: tuple[Path, ...]
+    contrast: str = ""
 
 
 def holds_dicom(folder: Path) -> bool:

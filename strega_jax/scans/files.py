@@ -57,6 +57,20 @@ def copy_files(folder: Path, target: "epath.Path") -> None:
         copy.write_bytes(path.read_bytes())
 
 
+def walk_files(root: Path) -> list[Path]:
+    """Every file below `root`, sorted; links are followed, each folder is entered once; hidden ones are left out."""
+    files, entered = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in entered:
+            subfolders.clear()
+            continue
+        entered.add(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
+
+
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """Give a temporary path of the same name; what was written there becomes `path` when the block ends well."""

@@ -2,15 +2,6 @@
 
 import dataclasses
 
-CONTRASTS = {
-    **dict.fromkeys(("t1w", "t1", "t1n"), "T1w"),
-    **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1wks", "t1post"), "T1ce"),
-    **dict.fromkeys(("t2w", "t2"), "T2w"),
-    **dict.fromkeys(("flair", "t2f"), "FLAIR"),
-    **dict.fromkeys(("pd", "pdw"), "PD"),
-}
-"""How data sets write a contrast (lower case) → the name used here."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -43,7 +34,7 @@ LAYOUTS = {
     "bids": Layout(
         "sub-01/[ses-a/]anat/sub-01_[ses-a_]T1w.nii.gz with labels like sub-01_desc-expert_mask.nii.gz",
         (_BIDS + r"(?P<contrast>T1w|T1ce|T2w|FLAIR|PDw|PD)$",),
-        (_BIDS + r"(?:(?<=-expert_)|(?<=-fused_)|(?<=-lesion_)|(?<=-tumor_)|(?<=-consensus_))(?:mask|dseg|roi)$",),
+        (_BIDS + r"(?:(?<=-expert_)|(?<=-fused_)|(?<=lesion_)|(?<=-tumor_)|(?<=-consensus_))(?:mask|dseg|roi)$",),
         (_BIDS + r"(?<=desc-brain_)mask$",),
     ),
     "brats": Layout(

@@ -126,7 +126,8 @@ def _grow(
         mask[voxel] = True
         for step in _NEIGHBOURS:
             near = (voxel[0] + int(step[0]), voxel[1] + int(step[1]), voxel[2] + int(step[2]))
-            if not seen[near]:
+            within = all(0 <= n < end for n, end in zip(near, seen.shape, strict=True))  # a brain may fill its box
+            if within and not seen[near]:
                 seen[near] = True
                 heapq.heappush(border, (float(cost[near]), near))
     return mask

@@ -49,6 +49,9 @@ class Scan:
         native_affine: (4, 4) affine of the file's own grid.
         native_to_canonical: (3, 2) nibabel orientation transform from the file's axes to `data`'s.
         path: where it came from; for messages and names only.
+        contrast: MR contrast, or empty where nothing tells it.
+        forms: which of `sform` and `qform` the header sets; `dicom` for a series.
+        brain: how its brain was found: the name of a mask, a method, `given`, or empty where the image is taken as is.
     """
 
     data: Float[np.ndarray, "x y z"]
@@ -57,6 +60,9 @@ class Scan:
     native_affine: Float[np.ndarray, "4 4"]
     native_to_canonical: Float[np.ndarray, "3 2"]
     path: Path
+    contrast: str = ""
+    forms: tuple[str, ...] = ()
+    brain: str = ""
 
     @classmethod
     def from_array(cls, data: Float[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4"], path: Path) -> "Scan":
@@ -64,7 +70,9 @@ class Scan:
         affine = np.asarray(affine, np.float64)
         if not np.array_equal(io_orientation(affine), [[0, 1], [1, 1], [2, 1]]):
             raise ValueError(f"axes {aff2axcodes(affine)} are not RAS")
-        return cls(np.asarray(data, np.float32), affine, data.shape, affine, io_orientation(affine), path)
+        return cls(
+            np.asarray(data, np.float32), affine, data.shape, affine, io_orientation(affine), path, forms=("sform",)
+        )
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -106,14 +114,14 @@ def read_scan(path: str | os.PathLike[str], *, allow_constant: bool = False) -> 
     with np.errstate(all="ignore"):
         image = _open(path)
         shape = _single_volume_shape(path, image)
-        affine = _native_affine(path, image, shape)
+        affine, forms = _native_affine(path, image, shape)
         data = _voxels(path, image, shape, label=allow_constant)
     data = _finite(path, data)
     if not allow_constant and data.min() == data.max():
         raise ScanError(f"{path}: every voxel is {data.flat[0]:g}; there is no image in it")
     to_canonical = io_orientation(affine)
     canonical = np.ascontiguousarray(apply_orientation(data, to_canonical))
-    return Scan(canonical, affine @ inv_ornt_aff(to_canonical, shape), shape, affine, to_canonical, path)
+    return Scan(canonical, affine @ inv_ornt_aff(to_canonical, shape), shape, affine, to_canonical, path, forms=forms)
 
 
 def write_volume(path: str | os.PathLike[str], volume: Shaped[np.ndarray, "x y z"], like: Scan) -> None:
@@ -139,8 +147,9 @@ def same_grid(a: Scan, b: Scan) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The file's name without what says that it is an image."""
-    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), path.name)
+    """The file's name without what says that it is an image, in any case."""
+    name = path.name
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def _distance_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -181,8 +190,10 @@ def _single_volume_shape(path: Path, image: Nifti1Image) -> tuple[int, int, int]
     return shape
 
 
-def _native_affine(path: Path, image: Nifti1Image, shape: tuple[int, int, int]) -> Float[np.ndarray, "4 4"]:
-    """The affine that the header gives, by the one policy for sform and qform."""
+def _native_affine(
+    path: Path, image: Nifti1Image, shape: tuple[int, int, int]
+) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
+    """The affine that the header gives, by the one policy for sform and qform; and which of them are set."""
     forms: list[tuple[str, np.ndarray]] = []
     for name, read in (("sform", image.header.get_sform), ("qform", image.header.get_qform)):
         try:
@@ -199,10 +210,10 @@ def _native_affine(path: Path, image: Nifti1Image, shape: tuple[int, int, int]) 
                 "sform or qform"
             )
         logging.warning("%s: neither sform nor qform is set: left and right are a guess", path)
-        return affine
+        return affine, ()
     if len(forms) == 2 and (apart := _distance_mm(forms[0][1], forms[1][1], shape)) > FORMS_APART_MM:
         logging.warning("%s: sform and qform disagree by up to %.1f mm; the sform is used", path, apart)
-    return forms[0][1]
+    return forms[0][1], tuple(name for name, _ in forms)
 
 
 def _usable(affine: np.ndarray) -> bool:

@@ -14,10 +14,11 @@ from scipy import ndimage
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
-from strega_jax.scans.cohorts import Case, read_truth
+from strega_jax.scans.case import Case, read_truth
 from strega_jax.scans.files import write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion
-from strega_jax.scans.scan import Scan, read_scan, write_volume
+from strega_jax.scans.scan import Scan, write_volume
+from strega_jax.scans.source import open_scan
 
 PROVENANCE = "provenance.json"
 
@@ -168,13 +169,13 @@ def make_set(folder: Path, recipes: Sequence[Recipe], seed: int) -> Iterator[Pat
 
 
 def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int) -> None:
-    scan = read_scan(recipe.healthy.image)
+    scan = open_scan(recipe.healthy)
     # Its own stream for every image, so that none depends on how many were made before it.
     rng = np.random.default_rng([seed, zlib.crc32(record["image"].encode())])
     settings = dict(recipe.settings)
     brain = scan.data > 0
     if recipe.kind == "tumour" and recipe.donor is not None:
-        donor = read_scan(recipe.donor.image)
+        donor = open_scan(recipe.donor)
         image, mask = superimpose(scan, donor, read_truth(recipe.donor, donor), **settings)
     elif recipe.kind == "lesion":
         image, mask = plant_lesion(scan.data, brain, scan.spacing_mm, rng, **settings)

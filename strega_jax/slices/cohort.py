@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
 from strega_jax.errors import ScanError
-from strega_jax.scans.cohorts import Case, read_image
+from strega_jax.scans.case import Case
 from strega_jax.scans.scan import Scan
+from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
 
@@ -39,7 +40,7 @@ def prepare_cohort(
     settings: Preprocess,
     *,
     workers: int = 2,
-    masks: Path | None = None,
+    brain: PathLike = AUTO,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Outcome:
@@ -55,8 +56,7 @@ def prepare_cohort(
         output: folder of the store, made if need be.
         settings: preprocessing.
         workers: threads.
-        masks: folder with a brain mask for every scan, of the scan's file name, on its grid; what is 0 there is cut.
-            Without it, the brain masks that the data set brings along are used.
+        brain: where the brain is, as `open_scan` takes it.
         process_index: of this process.
         process_count: of all.
     """
@@ -67,17 +67,14 @@ def prepare_cohort(
     prepared, skipped, failures = 0, 0, []
 
     def one(case: Case) -> bool:
-        brain = case.brain if masks is None else masks / case.image.name
-        source_sha256 = slice_store.file_sha256(case.image)
-        if brain is not None and brain.exists():
-            source_sha256 += "+" + slice_store.file_sha256(brain)
+        source_sha256 = "+".join(slice_store.file_sha256(path) for path in scan_files(case, brain))
         entry = slice_store.read_entry(output, case.name)
         if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
             if entry.split != splits[case.subject]:
                 entry = dataclasses.replace(entry, split=splits[case.subject])
                 slice_store.write_entry(output, entry)
             return False
-        scan = read_image(dataclasses.replace(case, brain=brain))
+        scan = open_scan(case, brain=brain)
         _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256)
         return True
 
@@ -106,7 +103,7 @@ def _prepare(
     digest: str,
     source_sha256: str,
 ) -> None:
-    volume = preprocess(scan, settings, case.contrast)  # pyright: ignore[reportArgumentType]
+    volume = preprocess(scan, settings)
     tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
     slice_store.write_scan(
         output,

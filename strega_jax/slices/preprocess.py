@@ -2,13 +2,15 @@
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from strega_jax.config import Contrast, Preprocess
+from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
 from strega_jax.scans.scan import Scan
+from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
 from strega_jax.tissue import TissueMap, segment
@@ -51,32 +53,32 @@ class SliceVolume:
         return np.where(self.brain, self.grid.back(stack, self.brain.shape), np.float32(0))
 
 
-def preprocess(scan: Scan, settings: Preprocess, contrast: Contrast | None = None) -> SliceVolume:
+def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     """Segment a brain-extracted scan and cut it into slices.
 
     Args:
         scan: the scan.
-        settings: how; `settings.contrast` unless `contrast` names another for this scan.
-        contrast: MR contrast of this scan.
+        settings: how; `settings.contrast` is that of scans of unknown contrast.
 
     Raises:
         ScanError: no brain in it, not brain-extracted, or the alignment failed.
     """
     try:
-        return _preprocess(scan, settings, contrast or settings.contrast)
+        return _preprocess(scan, settings)
     except ScanError as error:
         if str(scan.path) in str(error):
             raise
         raise ScanError(f"{scan.path}: {error}") from error
 
 
-def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast) -> SliceVolume:
+def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
+    contrast: Any = told_contrast(scan, settings.contrast)
     tissue = segment(
         _windowed(scan.data, settings.window_percentiles),
         scan.spacing_mm,
         contrast=contrast,
         preset=settings.tissue,
-        assume_stripped=settings.assume_stripped,
+        assume_stripped=bool(scan.brain),
     )
     brain = tissue.seg > 0
     grid = _grid(scan, tissue, brain, settings)

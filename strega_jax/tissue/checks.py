@@ -20,11 +20,7 @@ DIM = 10.0
 RESCALED_TO = 1000.0
 THICK_MM, ANISOTROPIC = 4.0, 3.0
 
-WAY_OUT = (
-    "extract the brain first (for healthy T1w: `pip install strega-jax[deepbet]`, then deepbet; for tumours HD-BET or"
-    " SynthStrip), or give a brain mask (--mask, `mask=`), or, if the skull is off already, say so (--assume_stripped,"
-    " --config.preprocess.assume_stripped, `assume_stripped=True`)"
-)
+WAY_OUT = "give a brain mask (--brain=PATH), or, if the skull is off already, say so (--brain=given)"
 
 
 def brain_intensities(

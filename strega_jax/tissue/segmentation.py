@@ -13,13 +13,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
 from strega_jax.errors import ConfigError
+from strega_jax.scans.contrast import CONTRASTS, NAMES, Contrast
 from strega_jax.tissue import bias as bias_field
 from strega_jax.tissue import checks, hmrf, mixel
 
-Contrast = Literal["T1w", "T1ce", "T2w", "PD", "FLAIR"]
 Preset = Literal["fsl", "robust"]
-# In these cerebrospinal fluid is the brightest class.
-BRIGHT_FLUID: tuple[Contrast, ...] = ("T2w",)
 PAD_TO = 32
 
 
@@ -134,7 +132,7 @@ def segment(
     means, variances = hmrf.start_classes(np.log1p(image_box[mask_box]), n_classes, schedule.start_rounds)
     checks.require_distinct_classes(means, variances)
     fields = _expectation_maximisation(
-        image_box, mask_box, means, variances, weights, smoothers, schedule, contrast in BRIGHT_FLUID
+        image_box, mask_box, means, variances, weights, smoothers, schedule, CONTRASTS[contrast].fluid_bright
     )
     # The device is busy with the fields meanwhile.
     fronts = mixel.wavefronts(mask_box, raster)
@@ -167,7 +165,7 @@ def segment(
 
 def _check_settings(contrast: str, preset: str, n_classes: int) -> None:
     for name, value, known in (
-        ("contrast", contrast, get_args(Contrast)),
+        ("contrast", contrast, NAMES),
         ("preset", preset, get_args(Preset)),
         ("n_classes", n_classes, (2, 3, 4)),
     ):

@@ -1,0 +1,61 @@
+"""Who trains, who validates, who tests: by subject."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.participants import Tables, participants
+
+DEFAULT_FRACTIONS = {"train": 0.8, "dev": 0.1, "test": 0.1}
+
+
+def subject_splits(
+    source: str | os.PathLike[str] | Iterable[Case],
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+) -> dict[str, str]:
+    """Assign every subject to a split: all its dates and contrasts go together.
+
+    The split is what the nearest `participants.tsv` above the image says (columns `participant_id` and `split`);
+    without one, patients are `test`, since nothing here learns from them, and the ids of all others are hashed with
+    the seed, so that a subject keeps its split when others come or go.
+
+    Args:
+        source: cases, or a folder for `find_cases`.
+        fractions: share of subjects a split, summing to 1; used only without `participants.tsv`.
+        seed: changes the hash.
+
+    Raises:
+        ScanError: a subject that its `participants.tsv` does not list, or lists in two splits.
+        ConfigError: fractions that are negative or do not sum to 1.
+    """
+    cases = find_cases(source) if isinstance(source, str | os.PathLike) else list(source)
+    if min(fractions.values(), default=-1) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ConfigError(f"split fractions {dict(fractions)} must be at least 0 and sum to 1")
+    patients = {case.subject for case in cases if case.healthy is False}
+    tables: Tables = {}
+    splits: dict[str, str] = {}
+    for case in cases:
+        table = participants(case.image, tables)
+        if any("split" in row for row in table.values()):
+            split = table.get(case.subject, {}).get("split") or ""
+            if not split:
+                raise ScanError(f"{case.image}: participants.tsv gives no split for {case.subject}; add the line")
+        else:
+            split = "test" if case.subject in patients else _hashed_split(case.subject, fractions, seed)
+        if splits.setdefault(case.subject, split) != split:
+            raise ScanError(f"{case.image}: {case.subject} is in the splits {splits[case.subject]} and {split}")
+    return splits
+
+
+def _hashed_split(subject: str, fractions: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
+    position, reached = int.from_bytes(digest) / 2**64, 0.0
+    for split, fraction in fractions.items():
+        reached += fraction
+        if position < reached:
+            return split
+    return max(fractions, key=lambda split: fractions[split])  # rounding left the sum just below 1
