@@ -26,9 +26,10 @@ from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import compare_checkpoints
 from strega_jax.evaluation.report import report_from_json
 from strega_jax.models.opened import SHIPPED
+from strega_jax.models.opening import open_model
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.splits import subject_splits
+from strega_jax.scans.splits import common_rule, subject_splits
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Workdirs, checkpoints or exported files, the reference first.")
 _DATA = flags.DEFINE_list("data", [], "Folders of cases with expert masks.")
@@ -50,7 +51,7 @@ def main() -> int:
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    failures = compare_checkpoints(_CHECKPOINTS.value or [SHIPPED], cases, output)
+    failures = compare_checkpoints(_checkpoints(), cases, output)
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0
@@ -61,13 +62,18 @@ def _controls() -> list[Case]:
         return []
     cases = find_cases(_CONTROLS.value, [_CONTROLS_CONTRAST.value])
     if _CONTROLS_SPLIT.value:
-        splits = subject_splits(cases)
+        rule = common_rule({str(path): open_model(path).model.about.split for path in _checkpoints()})
+        splits = subject_splits(cases, rule.fractions, rule.seed)
         cases = [case for case in cases if splits[case.subject] == _CONTROLS_SPLIT.value]
     healthy = [case for case in cases if case.mask is None and case.healthy is not False]
     if not healthy:
         split = f" in the split {_CONTROLS_SPLIT.value}" if _CONTROLS_SPLIT.value else ""
         raise ConfigError(f"--controls={_CONTROLS.value}: no scan without a lesion mask{split}")
     return [dataclasses.replace(case, healthy=True, cohort="controls") for case in healthy]
+
+
+def _checkpoints() -> list[str | Path]:
+    return list(_CHECKPOINTS.value) or [SHIPPED]
 
 
 def cli() -> None:

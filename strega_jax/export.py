@@ -71,6 +71,7 @@ def export_model(opened: Opened, output: Path, kind: str) -> None:
         "image_shape": list(model.about.image_shape),
         "training_scans": model.about.training_scans,
         "training_slices": model.about.training_slices,
+        "split": model.about.split and dataclasses.asdict(model.about.split),
         "reference": opened.reference.to_dict() if opened.reference else None,
     }
     write_exported(output, kind, network, about)

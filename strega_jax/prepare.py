@@ -23,7 +23,7 @@ from strega_jax.errors import ConfigError
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.source import AUTO, BRAIN_HELP
-from strega_jax.scans.splits import subject_splits
+from strega_jax.scans.splits import SplitRule, subject_splits
 from strega_jax.slices.cohort import prepare_cohort
 
 _INPUT = flags.DEFINE_string("input", None, "Folder with the scans, or one scan.", required=True)
@@ -44,13 +44,15 @@ def main() -> int:
     settings = as_run(_CONFIG.value).preprocess
     output = command.output_folder(_OUTPUT.value)
     cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
-    splits = subject_splits(cases, _fractions(_SPLIT.value), _SEED.value)
+    rule = SplitRule(**_fractions(_SPLIT.value), seed=_SEED.value)
+    splits = subject_splits(cases, rule.fractions, rule.seed)
     index, count = command.share(_SHARD.value)
     outcome = prepare_cohort(
         cases,
         splits,
         output,
         settings,
+        rule=rule,
         workers=_WORKERS.value,
         brain=_BRAIN.value,
         process_index=index,

@@ -57,7 +57,7 @@ def healthy_cases() -> list[Case]:
     """The scans to build on: known patients are left out."""
     cases = [case for case in find_cases(FLAGS.healthy, (FLAGS.contrast,)) if case.healthy is not False]
     if FLAGS.split:
-        splits = subject_splits(cases, seed=FLAGS.seed)
+        splits = subject_splits(cases)
         cases = [case for case in cases if splits[case.subject] == FLAGS.split]
     if not cases:
         raise ConfigError(f"{FLAGS.healthy}: no healthy scan" + (f" in the split {FLAGS.split}" if FLAGS.split else ""))

@@ -14,7 +14,6 @@ On several hosts start the same line on each with --distributed; see launch/. Th
 stay on a disk (`data.store`), and evaluation is a run of its own, into a folder.
 """
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -25,26 +24,17 @@ from ml_collections import config_flags
 from strega_jax import command
 from strega_jax.config import Run
 from strega_jax.config_names import config_names
-from strega_jax.errors import ConfigError, ScanError
-from strega_jax.models.calibration import Calibration, calibrate, save_calibration
+from strega_jax.errors import ConfigError
+from strega_jax.models.calibration import calibrate, save_calibration
 from strega_jax.models.model import load_model
-from strega_jax.models.opened import Opened
-from strega_jax.models.opening import open_model
 from strega_jax.models.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
-from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.files import in_bucket
-from strega_jax.scans.planted import plant_in_cohort
-from strega_jax.scans.splits import subject_splits
-from strega_jax.slices.cohort import prepare_cohort
-from strega_jax.slices.store import SliceStore
+from strega_jax.training.inputs import DEMO, open_store, prepare_scans
 from strega_jax.training.loop import total_steps, train
 
 log = logging.getLogger(__name__)
 
-DEMO = "demo"
 # 128 + SIGTERM: schedulers that sent it start such a job again.
 TERMINATED = 143
 
@@ -62,14 +52,16 @@ def main() -> int:
     """Prepare, train, evaluate: whatever the config and the flags ask for."""
     if _CONFIG.value is None:
         raise ConfigError(f"--config is missing: a file, or one of {', '.join(config_names())}; --help tells more")
+    if _CHECKPOINT.value and not _EVALUATE.value:
+        raise ConfigError("--checkpoint names what --evaluate evaluates, and training takes none; add --evaluate")
     run = as_run(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}"
     if in_bucket(workdir):
         _check_bucket(run, workdir)
     failures: list[str] = []
     if not _EVALUATE.value:
-        failures += _prepare(run, workdir)
-        store = _open_store(run, workdir)
+        failures += prepare_scans(run, workdir, _WORKERS.value)
+        store = open_store(run, workdir)
         log.info("training on %s: %d slices", jax.devices(), len(store.source("train")))
         done = train(run, store, workdir, profile=_PROFILE.value)
         log.info("%s: %d steps done", workdir, done)
@@ -85,7 +77,10 @@ def main() -> int:
     elif jax.process_count() > 1:
         log.info("evaluate with one process: this line with --evaluate and without --distributed")
     else:
-        failures += _evaluate(run, workdir)
+        # Statistics and figures take longer to load than all the rest, and many runs never need them.
+        from strega_jax.evaluation.run import evaluate_run
+
+        failures += evaluate_run(run, workdir, _CHECKPOINT.value)
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0
@@ -104,107 +99,18 @@ def _check_bucket(run: Run, workdir: str) -> None:
         )
 
 
-def _evaluate(run: Run, workdir: str) -> tuple[str, ...]:
-    """Evaluate the lesion cases into WORKDIR/evaluation; one message for each that failed."""
-    # Statistics and figures take longer to load than all the rest, and many runs never need them.
-    from strega_jax.evaluation.evaluate import evaluate
-
-    cases = _lesion_cases(run, workdir)
-    opened = open_model(_CHECKPOINT.value or workdir)
-    calibration = _calibration(run, workdir, opened)
-    return tuple(evaluate(opened.model, cases, run.postprocess, calibration, Path(workdir) / "evaluation"))
-
-
-def _prepare(run: Run, workdir: str) -> tuple[str, ...]:
-    """Make the slice store from `data.scans`; one message for each scan that failed."""
-    if not run.data.scans:
-        return ()
-    cases = find_cases(_scans_folder(run, workdir), [run.preprocess.contrast])
-    outcome = prepare_cohort(
-        cases,
-        subject_splits(cases, seed=run.seed),
-        _store_path(run, workdir),
-        run.preprocess,
-        workers=_WORKERS.value,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    print(outcome.describe(_store_path(run, workdir)))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("prepared")
-    return outcome.failures
-
-
 def _describe(run: Run, workdir: str) -> None:
     """Leave beside the checkpoints what prediction needs to know of healthy brains.
 
     Every process finds it out, so that none has to wait for another; the first writes.
     """
-    model, store = load_model(workdir), _open_store(run, workdir)
+    model, store = load_model(workdir), open_store(run, workdir)
     calibration = calibrate(model, store, run.postprocess) if run.postprocess.needs_calibration else None
     reference = make_reference(model, store)
     if jax.process_index() == 0:
         if calibration is not None:
             save_calibration(workdir, calibration)
         save_reference(workdir, reference)
-
-
-def _scans_folder(run: Run, workdir: str) -> Path:
-    if run.data.scans != DEMO:
-        return Path(run.data.scans)
-    folder = Path(workdir) / "demo_cohort"
-    if jax.process_index() == 0:
-        make_demo_cohort(folder, run.data.demo_subjects, run.seed)
-    return folder
-
-
-def _store_path(run: Run, workdir: str) -> Path:
-    return Path(run.data.store or Path(workdir) / "store")
-
-
-def _open_store(run: Run, workdir: str) -> SliceStore:
-    store = SliceStore.open(_store_path(run, workdir))
-    if store.settings != run.preprocess:
-        raise ConfigError(
-            f"{store.path} was prepared with other settings than config.preprocess; prepare another store, or "
-            f"train with the store's: {store.settings}"
-        )
-    return store
-
-
-def _lesion_cases(run: Run, workdir: str) -> list[Case]:
-    contrasts = run.data.contrasts or (run.preprocess.contrast,)
-    cases = [case for folder in run.data.lesions for case in find_cases(folder, contrasts)]
-    if run.data.planted or run.data.controls:
-        if not run.data.scans:
-            raise ConfigError("data.planted and data.controls need data.scans, whose held-out scans they are")
-        healthy = find_cases(_scans_folder(run, workdir), [run.preprocess.contrast])
-        splits = subject_splits(healthy, seed=run.seed)
-        held_out = [case for case in healthy if splits[case.subject] == "test"]
-        held_out = held_out or [case for case in healthy if splits[case.subject] == "dev"]
-        wanted = max(run.data.planted, run.data.controls)
-        if len(held_out) < wanted:
-            raise ScanError(
-                f"{run.data.scans}: {len(held_out)} held-out scans; data.planted or controls asks for {wanted}"
-            )
-        if run.data.planted:
-            cases += plant_in_cohort(held_out, Path(workdir) / "planted", run.data.planted, run.seed)
-        cases += [dataclasses.replace(case, healthy=True, cohort="controls") for case in held_out[: run.data.controls]]
-    return cases
-
-
-def _calibration(run: Run, workdir: str, opened: Opened) -> Calibration | None:
-    """The checkpoint's healthy scores; taken now if the settings need them and the store is at hand."""
-    if not run.postprocess.needs_calibration:
-        return None
-    if opened.calibration and opened.calibration.refinement == run.postprocess.refinement:
-        return opened.calibration
-    calibration = calibrate(opened.model, SliceStore.open(_store_path(run, workdir)), run.postprocess)
-    if not _CHECKPOINT.value:
-        save_calibration(workdir, calibration)
-    return calibration
 
 
 def cli() -> None:

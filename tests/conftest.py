@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 
 from strega_jax.config import Preprocess, Run, settings_hash
+from strega_jax.scans.splits import SplitRule
 from strega_jax.slices.grid import SliceGrid
 from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.slices.store import SliceStore, write_manifest, write_scan
@@ -72,7 +73,7 @@ def disc_volume(rng: np.random.Generator, settings: Preprocess, slices: int = 10
 def write_disc_store(folder: Path, settings: Preprocess, scans: int = 5) -> SliceStore:
     """A sealed store of disc brains: the last scan is `dev`, the others `train`."""
     rng = np.random.default_rng(0)
-    entries = [
+    for i in range(scans):
         write_scan(
             folder,
             disc_volume(rng, settings),
@@ -89,9 +90,7 @@ def write_disc_store(folder: Path, settings: Preprocess, scans: int = 5) -> Slic
             tissue_ml=(1.0, 1.0, 1.0),
             settings_hash=settings_hash(settings),
         )
-        for i in range(scans)
-    ]
-    write_manifest(folder, settings, entries)
+    write_manifest(folder, settings, SplitRule())
     return SliceStore.open(folder)
 
 

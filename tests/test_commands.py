@@ -129,7 +129,8 @@ def test_prepare_skips_what_is_done_and_prepares_what_changed(trained, tmp_path)
     [
         ("train", (f"--config={CONFIG}", "--config.training.batchsize=3"), "batchsize"),
         ("train", (f"--config={CONFIG}", "--config.training.batch_size=0"), "training.batch_size"),
-        ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=nowhere"), "nowhere"),
+        ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=nowhere"), "nowhere: no such checkpoint"),
+        ("train", (f"--config={CONFIG}", "--workdir=a", "--checkpoint=b"), "add --evaluate"),
         (
             "train",
             (f"--config={CONFIG}", "--workdir=gs://bucket/run"),

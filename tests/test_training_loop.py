@@ -42,6 +42,7 @@ def test_training_learns_logs_and_can_be_loaded(disc_store, tmp_path):
     model = load_model(tmp_path / "run")
     assert model.about.run == run
     assert model.about.training_scans == 4
+    assert model.about.split == disc_store.rule
     entry = disc_store.entries[-1]
     images = np.asarray(disc_store.array(entry), np.float32)
     score, reconstruction = model.score(images, np.array(entry.positions, np.float32))

@@ -7,13 +7,14 @@ Tan et al. 2020; by planted anomalies, Zavrtanik et al. 2021).
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from strega_jax.errors import ConfigError
+from strega_jax.fields import Probability, Rule, check_fields
 
 LOWEST, HIGHEST = 0.05, 6.0  # of the tissue scale inside the brain
 # Points a side of the noise behind a lesion's outline (coarse, fine) and its texture (coarse, fine).
@@ -27,22 +28,20 @@ TRACE = 0.25  # mean change on the tissue scale, about a pixel, below which noth
 KNOTS = np.array([0.0, 1.0, 2.0, 3.0, 4.5, 6.0], np.float32)
 KNOT_SHIFTS = np.array([0.3, 0.3, 0.45, 0.35, 0.6, 0.0], np.float32)
 BLUR_REACH = 4  # pixels
+_RADIUS = Rule("low, high with 0 < low ≤ high ≤ 1", lambda of: 0 < of[0] <= of[1] <= 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Planting:
     """How often and how large anomalies are planted."""
 
-    probability: float = 0.7  # of a slice to get one
-    radius: tuple[float, float] = (0.03, 0.3)  # range, as a share of the slice's longer side; even in its logarithm
-    infiltrating: float = 0.4  # probability of one to grow along white matter and to spare grey matter and CSF
+    probability: Probability = 0.7  # of a slice to get one
+    # range, as a share of the slice's longer side; even in its logarithm
+    radius: Annotated[tuple[float, float], _RADIUS] = (0.03, 0.3)
+    infiltrating: Probability = 0.4  # of one to grow along white matter and to spare grey matter and CSF
 
     def __post_init__(self) -> None:
-        for name, value in (("probability", self.probability), ("infiltrating", self.infiltrating)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"config field planting.{name} is {value!r}; it must be a probability")
-        if not 0 < self.radius[0] <= self.radius[1] <= 1:
-            raise ConfigError(f"config field planting.radius is {self.radius!r}; it must be a range within (0, 1]")
+        check_fields(self, "planting")
 
 
 class _Draws:

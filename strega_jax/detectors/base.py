@@ -14,7 +14,7 @@ class Batch(TypedDict):
 
     images: Float[Array, "b h w c"]
     brain: Float[Array, "b h w"]  # 1 inside the brain, 0 outside
-    position: Float[Array, "b"]  # height of the slice in its brain: 0 lowest, 1 highest brain slice
+    position: Float[Array, "b"]  # height of the slice in its grid: 0 the lowest, 1 the highest slice of the grid
 
 
 class Aux(NamedTuple):

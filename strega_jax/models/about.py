@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
+from strega_jax.scans.splits import SplitRule
 from strega_jax.slices.store import Normalisation
 
 FORMAT = 1
@@ -21,6 +22,7 @@ class About:
     total_steps: int
     training_scans: int
     training_slices: int
+    split: SplitRule | None = None  # that the store's subjects were split by; None: it does not say
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -33,6 +35,7 @@ class About:
             "total_steps": self.total_steps,
             "training_scans": self.training_scans,
             "training_slices": self.training_slices,
+            **({} if self.split is None else {"split": dataclasses.asdict(self.split)}),
         }
 
     @classmethod
@@ -50,6 +53,7 @@ class About:
                 total_steps=fields["total_steps"],
                 training_scans=fields["training_scans"],
                 training_slices=fields["training_slices"],
+                split=build_dataclass(SplitRule, fields["split"], "split") if "split" in fields else None,
             )
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"checkpoint written by another version of strega_jax ({error})") from error

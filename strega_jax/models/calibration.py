@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from strega_jax.config import Postprocess
-from strega_jax.errors import CheckpointError
+from strega_jax.errors import CheckpointError, StoreError
 from strega_jax.models.scorer import Scorer
 from strega_jax.postprocess import healthy_thresholds, refine_scores
 from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
@@ -42,11 +42,22 @@ class Calibration:
 
 
 def calibrate(model: Scorer, store: SliceStore, settings: Postprocess) -> Calibration:
-    """Score every slice of the held-out healthy split (`dev`; else `train`, with a warning)."""
-    entries = [entry for entry in store.entries if entry.split == "dev"]
+    """Score every slice of the held-out healthy split (`dev`; else `train`, with a warning; never `test`).
+
+    Raises:
+        StoreError: the store has neither, or was prepared with other settings than the model's.
+    """
+    if store.settings != model.about.preprocess:
+        raise StoreError(
+            f"{store.path}: prepared with other settings than {model.source}, which cannot be calibrated with it; "
+            "name its own store with --config.data.store"
+        )
+    entries = store.of_split("dev")
     if not entries:
         log.warning("%s has no 'dev' split: calibrating on training scans, which flatters", store.path)
-        entries = list(store.entries)
+        entries = store.of_split("train")
+    if not entries:
+        raise StoreError(f"{store.path}: no scan in the splits 'dev' and 'train' to calibrate with")
     scores = (_scores(model, store, entry, settings) for entry in tqdm(entries, "calibrating", unit="scan"))
     thresholds = healthy_thresholds(scores, RATES)
     return Calibration(settings.refinement, len(entries), tuple(map(float, RATES)), tuple(map(float, thresholds)))
@@ -64,11 +75,14 @@ def load_calibration(checkpoint: PathLike) -> Calibration | None:
     path = find_beside(checkpoint, FILE)
     if path is None:
         return None
-    fields = json.loads(path.read_text())
-    if "refinement" not in fields:
-        raise CheckpointError(f"{path}: written by another version; delete it and calibrate again")
-    fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
-    return Calibration(**fields)
+    try:
+        fields = json.loads(path.read_text())
+        return Calibration(**fields | {name: tuple(fields[name]) for name in ("rates", "thresholds")})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or of another version ({error}); delete it and calibrate again with "
+            "`python -m strega_jax.train --evaluate`"
+        ) from error
 
 
 def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:

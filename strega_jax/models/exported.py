@@ -22,6 +22,7 @@ from strega_jax.forked import require_own_threads
 from strega_jax.models.opened import Opened
 from strega_jax.models.reference import Reference
 from strega_jax.scans.files import replacing
+from strega_jax.scans.splits import SplitRule
 
 FORMAT = 1
 ABOUT = "about.json"
@@ -36,13 +37,14 @@ Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
 
 @dataclasses.dataclass(frozen=True)
 class ExportedAbout:
-    """What the file says of the model; as `training.checkpoints.About`."""
+    """What the file says of the model; as `models.about.About`."""
 
     run: Run
     preprocess: Preprocess
     image_shape: tuple[int, int, int]
     training_scans: int
     training_slices: int
+    split: SplitRule | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +85,8 @@ class ExportedModel:
 
 
 def write_exported(path: Path, kind: str, network: bytes, about: dict[str, Any]) -> None:
-    """Write the file; `about` holds `run`, `preprocess`, `image_shape`, `training_scans`, `training_slices` and
-    `reference` (or None)."""
+    """Write the file; `about` holds `run`, `preprocess`, `image_shape`, `training_scans`, `training_slices`,
+    `split` and `reference` (these two or None)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "kind": kind, **about}, indent=2)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -114,10 +116,13 @@ def load_exported(path: Path) -> Opened:
             (fields["image_shape"][0], fields["image_shape"][1], fields["image_shape"][2]),
             int(fields["training_scans"]),
             int(fields["training_slices"]),
+            build_dataclass(SplitRule, fields["split"], "split") if fields.get("split") else None,
         )
         reference = Reference.from_dict(fields["reference"]) if fields["reference"] else None
         network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read now ({error})") from error
+    except (ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
     digest = hashlib.sha256(text + program).hexdigest()
     return Opened(ExportedModel(about, str(path), network, digest), None, reference)

@@ -5,11 +5,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
@@ -18,7 +20,7 @@ from strega_jax.errors import CheckpointError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
 from strega_jax.models.batches import padded_batches, to_batch
-from strega_jax.models.checkpoint import find_step, read_about
+from strega_jax.models.checkpoint import damage, find_step, other_structure, read_about, unreadable
 from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.store import Normalisation
 
@@ -90,9 +92,10 @@ def load_model(path: PathLike) -> Model:
     """Load a workdir's newest checkpoint, or the one named.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is not of the model it says it is.
+        CheckpointError: there is none, it is damaged or of another network, or it cannot be read now.
     """
     step = find_step(absolute(path))
+    _check_sound(step)
     about = read_about(step)
     run = about.run
     detector = build(run.detector, run.model, run.compute_dtype)
@@ -103,6 +106,22 @@ def load_model(path: PathLike) -> Model:
     if run.optimiser.ema_decay:
         wanted["average"] = params
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
+    try:
+        different = other_structure(step, wanted)
+        found = {} if different else _read(step, wanted)
+    except Exception as error:  # Orbax raises what its many layers raise
+        raise CheckpointError(unreadable(step, error)) from error
+    if different:
+        raise CheckpointError(
+            f"{step}: of another network than this version builds for its {run.detector} ({different}); use it with "
+            "the version that trained it"
+        )
+    variables = {"params": found.get("average", found["params"]), **found["mutable"]}
+    return Model(detector, variables, about, str(step))
+
+
+def _read(step: epath.Path, wanted: Any) -> Any:
+    """The arrays of a step's state that `wanted` names."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     # This process reads for itself, whatever the others of its job do.
     own = ocp.options.MultiprocessingOptions(
@@ -111,13 +130,20 @@ def load_model(path: PathLike) -> Model:
         barrier_sync_key_prefix=f"model{jax.process_index()}",
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
+    with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
+        return reader.restore(
+            step / "state",
+            args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+        )
+
+
+def _check_sound(step: epath.Path) -> None:
     try:
-        with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
-            found = reader.restore(
-                step / "state",
-                args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
-            )
-    except Exception as error:  # Orbax raises what its many layers raise
-        raise CheckpointError(f"{step}: damaged, or not of a {run.detector} with these settings ({error})") from error
-    variables = {"params": found.get("average", found["params"]), **found["mutable"]}
-    return Model(detector, variables, about, str(step))
+        found = damage(step)
+    except OSError as error:
+        raise CheckpointError(unreadable(step, error)) from error
+    if found:
+        raise CheckpointError(
+            f"{step}: damaged, {found}; name another step of its folder, or start its training again, which goes on "
+            "from the one before"
+        )

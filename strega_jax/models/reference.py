@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from strega_jax.errors import CheckpointError
+from strega_jax.errors import CheckpointError, StoreError
 from strega_jax.scans.files import PathLike, absolute, find_beside, write_json
 from strega_jax.slices.brain import brain_of
 
@@ -68,10 +68,16 @@ def slice_error(images: Float[np.ndarray, "k h w c"], reconstruction: Float[np.n
 
 
 def make_reference(model: "Model", store: "SliceStore") -> Reference:
-    """Describe the scans of a model's store: tissue shares of all, reconstruction error of held-out ones first."""
-    tissue = np.array([entry.tissue_ml for entry in store.entries])
+    """Describe the healthy scans of a model's store: tissue shares of `train`, reconstruction error of `dev` first.
+
+    Patients, who are in `test`, have no part in it. Raises StoreError for a store without training scans.
+    """
+    training = store.of_split("train")
+    if not training:
+        raise StoreError(f"{store.path}: no scan in split 'train', whom a reference describes")
+    tissue = np.array([entry.tissue_ml for entry in training])
     brain = tissue.sum(axis=1)
-    order = sorted(store.entries, key=lambda entry: (entry.split != "dev", entry.name))
+    order = sorted([*store.of_split("dev"), *training], key=lambda entry: (entry.split != "dev", entry.name))
     errors = []
     for entry in order[:RECONSTRUCTED_SCANS]:
         images = np.asarray(store.array(entry), np.float32)
@@ -79,7 +85,7 @@ def make_reference(model: "Model", store: "SliceStore") -> Reference:
         errors.append(slice_error(images, reconstruction))
     numbers = {name: Spread.of(tissue[:, c] / brain) for c, name in enumerate(("csf", "gm", "wm"))}
     numbers |= {"brain_ml": Spread.of(brain), "error": Spread.of(errors)}
-    return Reference(len(store.entries), len(errors), numbers)
+    return Reference(len(training), len(errors), numbers)
 
 
 def save_reference(workdir: PathLike, reference: Reference) -> None:

@@ -53,13 +53,15 @@ def load_weights(folder: Path) -> Model:
     """The model whose weights lie in `folder`.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another version.
+        CheckpointError: a file is missing, damaged or of another version, or cannot be read now.
     """
     try:
         about = About.from_dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
         flat = load_file(folder / FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged weights ({error}); install the package again") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read now ({error})") from error
     detector = build(about.run.detector, about.run.model, about.run.compute_dtype)
     variables = traverse_util.unflatten_dict({name: value.astype(np.float32) for name, value in flat.items()}, sep="/")
     wanted = jax.eval_shape(lambda: detector.init(jax.random.key(0), about.image_shape))

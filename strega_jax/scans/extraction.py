@@ -89,7 +89,7 @@ def already_extracted(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> bool:
     So it is with a brain that the field of view cuts off, whose border is not background.
     """
     background, _ = border_mode(scan.data, scan.spacing_mm)
-    return np.count_nonzero((scan.data != background) & ~brain) <= LEAST_SKULL * np.count_nonzero(brain)
+    return bool(np.count_nonzero((scan.data != background) & ~brain) <= LEAST_SKULL * np.count_nonzero(brain))
 
 
 def enclosed(mask: Bool[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y z"]:

@@ -1,15 +1,40 @@
 """Who trains, who validates, who tests: by subject."""
 
+import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Mapping
 
 from strega_jax.errors import ConfigError, ScanError
+from strega_jax.fields import Probability, check_fields
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.participants import Tables, participants
 
-DEFAULT_FRACTIONS = {"train": 0.8, "dev": 0.1, "test": 0.1}
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRule:
+    """How subjects that no `participants.tsv` lists are split. Stores and checkpoints keep it, so that later commands
+    hold out whom training held out; the seed of a training is another number."""
+
+    train: Probability = 0.8
+    dev: Probability = 0.1
+    test: Probability = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "split")
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Share of subjects a split."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
+DEFAULT_FRACTIONS = SplitRule().fractions
 
 
 def subject_splits(
@@ -59,3 +84,26 @@ def _hashed_split(subject: str, fractions: Mapping[str, float], seed: int) -> st
         if position < reached:
             return split
     return max(fractions, key=lambda split: fractions[split])  # rounding left the sum just below 1
+
+
+def common_rule(rules: Mapping[str, SplitRule | None]) -> SplitRule:
+    """The one rule by which the subjects of all these models were split; the default where no model says.
+
+    Args:
+        rules: by the model's name; None of one that does not say.
+
+    Raises:
+        ConfigError: they were split in different ways, so that somebody held out by one may have trained another.
+    """
+    known = {rule for rule in rules.values() if rule is not None}
+    if len(known) > 1:
+        told = "; ".join(f"{name}: {rule}" for name, rule in rules.items())
+        raise ConfigError(
+            f"--controls_split: the subjects of these models were split in different ways ({told}); compare those of "
+            "one way, or give --controls a folder of subjects that none has seen"
+        )
+    rule = next(iter(known), SplitRule())
+    unknown = [name for name, own in rules.items() if own is None]
+    if unknown:
+        log.warning("%s: nothing says how its subjects were split; taken is %s", ", ".join(unknown), rule)
+    return rule

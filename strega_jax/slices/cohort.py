@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
-from strega_jax.errors import ScanError
+from strega_jax.errors import ScanError, StoreError
 from strega_jax.scans.case import Case
-from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
+from strega_jax.scans.splits import SplitRule
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
 
@@ -26,10 +26,13 @@ class Outcome:
     prepared: int
     skipped: int  # were there already, made with the same settings from the same file
     failures: tuple[str, ...]  # one message a failed scan
+    others: int = 0  # scans of other cohorts in the store
 
     def describe(self, output: Path) -> str:
         """The outcome in words, for the terminal."""
         head = f"{output}: {self.prepared} prepared, {self.skipped} up to date, {len(self.failures)} failed"
+        if self.others:
+            head += f"; {self.others} other scans were there and stay"
         return "\n".join([head, *(f"  failed: {message}" for message in self.failures)])
 
 
@@ -39,70 +42,93 @@ def prepare_cohort(
     output: Path,
     settings: Preprocess,
     *,
+    rule: SplitRule | None = None,
     workers: int = 2,
     brain: PathLike = AUTO,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Outcome:
-    """Prepare every scan of a cohort and seal the store with a manifest.
+    """Prepare every scan of a cohort, beside those of other cohorts that a store holds, and seal the store.
 
     Scans are read and written by `workers` threads while the device computes. Of several processes each
-    takes its share of the subjects; every one ends by sealing all that is complete, so that the manifest of
-    the last to finish lists everything.
+    takes its share of the subjects and seals the store when it is done: wait for all of them before you open it.
 
     Args:
         cases: the scans.
         splits: split of each subject.
         output: folder of the store, made if need be.
         settings: preprocessing.
+        rule: that `splits` follows where no table gives them; kept in the store.
         workers: threads.
         brain: where the brain is, as `open_scan` takes it.
         process_index: of this process.
         process_count: of all.
+
+    Raises:
+        StoreError: the store holds scans of other cohorts that were prepared with other settings or split otherwise.
     """
+    rule = rule or SplitRule()
     (output / "scans").mkdir(parents=True, exist_ok=True)
-    digest = settings_hash(settings)
+    names = {case.name for case in cases}
+    _count_others(output, settings, rule, names)
     subjects = sorted({case.subject for case in cases})[process_index::process_count]
     mine = [case for case in cases if case.subject in set(subjects)]
-    prepared, skipped, failures = 0, 0, []
-
-    def one(case: Case) -> bool:
-        source_sha256 = "+".join(slice_store.file_sha256(path) for path in scan_files(case, brain))
-        entry = slice_store.read_entry(output, case.name)
-        if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
-            if entry.split != splits[case.subject]:
-                entry = dataclasses.replace(entry, split=splits[case.subject])
-                slice_store.write_entry(output, entry)
-            return False
-        scan = open_scan(case, brain=brain)
-        _prepare(case, scan, splits[case.subject], output, settings, digest, source_sha256)
-        return True
-
+    made: dict[str, bool] = {}
+    failures = []
     with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(one, case): case for case in mine}
+        jobs = {pool.submit(_update, case, splits[case.subject], output, settings, brain): case for case in mine}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="preparing", unit="scan"):
             try:
-                made = job.result()
-                prepared, skipped = prepared + made, skipped + (not made)
+                made[jobs[job].name] = job.result()
             except (ScanError, OSError) as error:
                 failures.append(str(error))
                 log.error("%s", error)
-    entries = [slice_store.read_entry(output, case.name) for case in cases]
-    complete = [entry for entry in entries if entry is not None and entry.settings_hash == digest]
-    if complete:
-        slice_store.write_manifest(output, settings, complete)
-    return Outcome(prepared, skipped, tuple(failures))
+    others = _count_others(output, settings, rule, names - made.keys()) - len(made)
+    if made or others:
+        slice_store.write_manifest(output, settings, rule)
+    prepared = sum(made.values())
+    return Outcome(prepared, len(made) - prepared, tuple(failures), others)
 
 
-def _prepare(
-    case: Case,
-    scan: Scan,
-    split: str,
-    output: Path,
-    settings: Preprocess,
-    digest: str,
-    source_sha256: str,
-) -> None:
+def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing: set[str]) -> int:
+    """How many scans the store holds beside those that may still change. All must go with these settings."""
+    manifest = slice_store.read_manifest(output)
+    entries = [slice_store.read_entry(output, name) for name in sorted(slice_store.entry_names(output) - changing)]
+    others = [entry for entry in entries if entry is not None]
+    odd = [entry.name for entry in others if entry.settings_hash != settings_hash(settings)]
+    if odd:
+        raise StoreError(
+            f"{output}: holds {len(odd)} other scans, such as {odd[0]}, that were prepared with other settings; "
+            "prepare into another store, or delete them"
+        )
+    if manifest is None or manifest in ((settings, rule), (settings, None)):
+        return len(others)
+    if others and manifest[1] != rule:
+        raise StoreError(
+            f"{output}: the subjects of its {len(others)} other scans were split by {manifest[1]}, these by {rule}; "
+            "prepare into another store, or split alike"
+        )
+    # Until all are prepared anew, or split anew, there is nothing to open.
+    (output / slice_store.MANIFEST).unlink(missing_ok=True)
+    return len(others)
+
+
+def _update(case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike) -> bool:
+    """Prepare one scan unless it is up to date; whether it had to be."""
+    source_sha256 = "+".join(slice_store.file_sha256(path) for path in scan_files(case, brain))
+    digest = settings_hash(settings)
+    entry = slice_store.read_entry(output, case.name)
+    if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
+        if entry.split != split:
+            slice_store.write_entry(output, dataclasses.replace(entry, split=split))
+        return False
+    if entry and entry.cohort != case.cohort and entry.source_sha256 != source_sha256:
+        raise ScanError(
+            f"{case.image}: {output} holds another scan called {case.name}, of {entry.cohort}; prepare into another "
+            "store, or rename the subject"
+        )
+    slice_store.remove_entry(output, case.name)
+    scan = open_scan(case, brain=brain)
     volume = preprocess(scan, settings)
     tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
     slice_store.write_scan(
@@ -121,3 +147,4 @@ def _prepare(
         tissue_ml=tissue_ml,
         settings_hash=digest,
     )
+    return True

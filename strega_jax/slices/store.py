@@ -1,10 +1,12 @@
-"""The slice store: preprocessed slices on disk, one memory-mappable array a scan, and one manifest.
+"""The slice store: preprocessed slices on disk, one memory-mappable array a scan.
 
-    STORE/manifest.json      what is in it: settings, statistics, one entry a scan with checksum and split
+    STORE/manifest.json      what its scans have in common: settings, and how subjects were split
     STORE/scans/NAME.npy     (k, h, w, c) float16 slices; background is exactly 0
     STORE/scans/NAME.json    the scan's entry; written after its array, so that its presence means "complete"
 
-Reading one slice costs one read of its bytes. Every file appears whole or not at all.
+What is in a store is what has an entry with the manifest's settings: processes that prepare at once share no file that
+one could overwrite with less. Statistics are those of the entries. Reading one slice costs one read of its bytes. Every
+file appears whole or not at all.
 """
 
 import dataclasses
@@ -22,9 +24,11 @@ from jaxtyping import Float
 from strega_jax.config import Preprocess, build_dataclass, settings_hash
 from strega_jax.errors import ConfigError, StoreError
 from strega_jax.scans.files import write_json
+from strega_jax.scans.splits import SplitRule
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume
 
+MANIFEST = "manifest.json"
 SCHEMA = 1
 # A class of voxels that is all but constant would otherwise be blown up by the division.
 MIN_STD = 1e-3
@@ -99,21 +103,53 @@ def read_entry(store: Path, name: str) -> Entry | None:
         return None  # of another schema, or damaged: prepared anew
 
 
-def write_manifest(store: Path, settings: Preprocess, entries: Sequence[Entry]) -> None:
-    """Seal the store: the manifest lists every scan and the statistics of the training slices."""
-    training = [entry for entry in entries if entry.split == "train"] or list(entries)
+def remove_entry(store: Path, name: str) -> None:
+    """Make a scan incomplete, before it is prepared anew: should that fail, nothing outdated stays."""
+    (store / "scans" / f"{name}.json").unlink(missing_ok=True)
+
+
+def write_manifest(store: Path, settings: Preprocess, rule: SplitRule) -> None:
+    """Seal the store: what has an entry with these settings can be read from now on."""
     manifest = {
         "schema": SCHEMA,
         "settings": dataclasses.asdict(settings),
         "settings_hash": settings_hash(settings),
-        "normalisation": dataclasses.asdict(_normalisation(training, settings)),
-        "entries": [dataclasses.asdict(entry) for entry in entries],
+        "split": dataclasses.asdict(rule),
     }
-    write_json(store / "manifest.json", manifest)
+    write_json(store / MANIFEST, manifest)
+
+
+def read_manifest(store: Path) -> tuple[Preprocess, SplitRule | None] | None:
+    """The settings of a sealed store and how its subjects were split (None: by an older version, which did not say).
+
+    None where there is no manifest.
+
+    Raises:
+        StoreError: it is damaged or of another version.
+    """
+    path = store / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["schema"] != SCHEMA:
+            raise StoreError(f"{store}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
+        rule = manifest.get("split")
+        settings = build_dataclass(Preprocess, manifest["settings"], str(path))
+        return settings, rule and build_dataclass(SplitRule, rule, str(path))
+    except (ConfigError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path}: not a manifest ({error}); delete it and prepare the store again") from error
+
+
+def entry_names(store: Path) -> set[str]:
+    """The names of all scans with an entry, of whatever settings."""
+    return {path.stem for path in (store / "scans").glob("*.json")}
 
 
 def _normalisation(entries: Sequence[Entry], settings: Preprocess) -> Normalisation:
-    if settings.normalise == "unit":
+    """Statistics of the training slices; without any, which no training starts from, images stay as they are."""
+    entries = [entry for entry in entries if entry.split == "train"]
+    if settings.normalise == "unit" or not entries:
         return Normalisation((0.0,) * settings.channels, (1.0,) * settings.channels)
     total = sum(entry.sums[2] for entry in entries)
     mean = np.sum([entry.sums[0] for entry in entries], axis=0) / total
@@ -125,29 +161,43 @@ def _normalisation(entries: Sequence[Entry], settings: Preprocess) -> Normalisat
 class SliceStore:
     """A sealed store, open for reading. Random access; safe to share between threads."""
 
-    def __init__(self, path: Path, settings: Preprocess, normalisation: Normalisation, entries: tuple[Entry, ...]):
-        self.path, self.settings, self.normalisation, self.entries = path, settings, normalisation, entries
+    def __init__(self, path: Path, settings: Preprocess, rule: SplitRule | None, entries: tuple[Entry, ...]):
+        self.path, self.settings, self.rule, self.entries = path, settings, rule, entries
+        self.normalisation = _normalisation(entries, settings)
         self._arrays: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the manifest. Raises StoreError when there is none or it is of another kind."""
+        """Open a sealed store with what is complete in it now, in the order of cohort and name.
+
+        Raises:
+            StoreError: there is none, it is of another version, or an entry of it is damaged.
+        """
         path = Path(path)
-        manifest_path = path / "manifest.json"
-        if not manifest_path.exists():
+        manifest = read_manifest(path)
+        if manifest is None:
             raise StoreError(f"{path}: no slice store (manifest.json is missing); make it with strega_jax.prepare")
-        try:
-            manifest = json.loads(manifest_path.read_text())
-            if manifest["schema"] != SCHEMA:
-                raise StoreError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
-            settings = build_dataclass(Preprocess, manifest["settings"], str(manifest_path))
-            statistics = manifest["normalisation"]
-            normalisation = Normalisation(tuple(statistics["mean"]), tuple(statistics["std"]))
-            entries = tuple(_entry(entry) for entry in manifest["entries"])
-        except (ConfigError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{manifest_path}: not a manifest ({error}); prepare the store again") from error
-        return cls(path, settings, normalisation, entries)
+        settings, rule = manifest
+        digest, entries = settings_hash(settings), []
+        for name in entry_names(path):
+            try:
+                entry = _entry(json.loads((path / "scans" / f"{name}.json").read_text()))
+            except FileNotFoundError:
+                continue  # another process prepares it anew
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(
+                    f"{path / 'scans' / name}.json: damaged ({error}); delete it and run strega_jax.prepare again"
+                ) from error
+            if entry.settings_hash == digest:
+                entries.append(entry)
+        return cls(path, settings, rule, tuple(sorted(entries, key=lambda entry: (entry.cohort, entry.name))))
+
+    @property
+    def training_digest(self) -> str:
+        """Hexadecimal digits that change with the training slices or their order."""
+        training = [entry.sha256 for entry in self.of_split("train")]
+        return hashlib.sha256("".join(training).encode()).hexdigest()[:16]
 
     def array(self, entry: Entry) -> Float[np.ndarray, "k h w c"]:
         """The memory-mapped slices of one scan, its checksum verified when first opened."""
@@ -155,18 +205,22 @@ class SliceStore:
             if entry.name not in self._arrays:
                 path = self.path / "scans" / f"{entry.name}.npy"
                 if not path.exists():
-                    raise StoreError(f"{path}: listed in the manifest but missing; run strega_jax.prepare again")
+                    raise StoreError(f"{path}: has an entry but is missing; run strega_jax.prepare again")
                 if file_sha256(path) != entry.sha256:
                     raise StoreError(
-                        f"{path}: checksum differs from the manifest, the file is damaged; delete it "
+                        f"{path}: checksum differs from its entry's, the file is damaged; delete it "
                         "and run strega_jax.prepare again"
                     )
                 self._arrays[entry.name] = np.load(path, mmap_mode="r")
             return self._arrays[entry.name]
 
+    def of_split(self, split: str) -> list[Entry]:
+        """The entries of one split, in order."""
+        return [entry for entry in self.entries if entry.split == split]
+
     def source(self, split: str) -> "SplitSource":
         """Random access to all slices of one split. Raises StoreError if there is none."""
-        entries = [entry for entry in self.entries if entry.split == split]
+        entries = self.of_split(split)
         if not entries:
             splits = sorted({entry.split for entry in self.entries})
             raise StoreError(f"{self.path}: no scan in split '{split}' (there are: {', '.join(splits)})")

@@ -3,21 +3,19 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from etils import epath
 from tqdm import tqdm
 
 from strega_jax.config import Run
 from strega_jax.detectors import build
-from strega_jax.errors import ConfigError, StregaError
+from strega_jax.errors import StregaError
 from strega_jax.models.about import About
-from strega_jax.scans.files import PathLike, absolute, write_json
+from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore
 from strega_jax.training import mesh as meshes
@@ -30,6 +28,7 @@ from strega_jax.training.step import make_train_step
 from strega_jax.training.termination import Termination
 from strega_jax.training.tracing import Tracer
 from strega_jax.training.validation import Validator
+from strega_jax.training.workdir import claim_workdir, forget_description, tell_schedule
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
     """Train a detector, going on from the workdir's last checkpoint if there is one.
 
     Args:
-        run: the config; a workdir belongs to one config for life.
+        run: the config; a workdir belongs to one config for life, save for how long it trains and what it logs.
         store: the slices.
         workdir: gets checkpoints/, metrics.jsonl, tensorboard/ and config.json; a folder or gs://BUCKET/….
         profile: write a trace of five steps to workdir/profile.
@@ -51,7 +50,9 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
         The last step done: the total, or less when a SIGTERM ended the run early (it saves first).
 
     Raises:
-        ConfigError: a workdir of another config, or a batch that does not divide among the devices.
+        ConfigError: a workdir of another config or of other slices, or a batch that does not divide among the devices.
+        StoreError: the processes do not see the same slices.
+        CheckpointError: the checkpoints are damaged, of another network, or cannot be read now.
         DivergedError: NaN or infinite loss.
     """
     workdir = absolute(workdir)
@@ -59,7 +60,7 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
     total = total_steps(run, len(source))
     mesh = meshes.data_mesh()
     meshes.check_divides(mesh, run.training.batch_size, run.optimiser.accumulate)
-    _claim_workdir(workdir, run, store)
+    before = claim_workdir(workdir, run, store)
     detector = build(run.detector, run.model, run.compute_dtype)
     shape = store.array(store.entries[0]).shape[1:]
     optimizer = make_optimizer(run.optimiser, detector, total)
@@ -73,12 +74,15 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
         jax.process_index(),
         jax.process_count(),
     )
-    scans = sum(entry.split == "train" for entry in store.entries)
-    about = About(run, store.settings, store.normalisation, shape, total, scans, len(source))
+    scans = len(store.of_split("train"))
+    about = About(run, store.settings, store.normalisation, shape, total, scans, len(source), store.rule)
     with Checkpoints(workdir / "checkpoints", run.training.keep_checkpoints) as checkpoints:
         if checkpoints.latest is not None:
             state = checkpoints.restore(state, batches)
             log.info("going on from step %d of %d", int(state.step), total)
+            if int(state.step) < total:
+                tell_schedule(run, int(state.step), total_steps(before or run, len(source)), total)
+                forget_description(workdir)
         else:
             log.info("%s", parameter_table(state.params))
         step_function = make_train_step(detector, optimizer, run, store.normalisation, mesh)
@@ -178,26 +182,3 @@ class Loop:
             bar.set_postfix_str(f"loss {loss:.4g}, {numbers['images_per_second']:.3g} images/s")
             if self.metrics_log is not None:
                 self.metrics_log.write(step, numbers)
-
-
-def _claim_workdir(workdir: epath.Path, run: Run, store: SliceStore) -> None:
-    """Write config.json, or make sure that the one there is this run's."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    mine = {**run.to_dict(), "store_settings": dataclasses.asdict(store.settings)}
-    mine = json.loads(json.dumps(mine))
-    if path.exists():
-        there = json.loads(path.read_text())
-        # How long and how often to log may change between starts; what is learnt may not.
-        for settings in (there, mine):
-            settings.pop("data", None)
-            settings.pop("postprocess", None)
-            settings["training"] = {k: settings["training"][k] for k in ("batch_size", "epochs", "steps")}
-        if there != mine:
-            differing = sorted(k for k in mine if mine[k] != there.get(k))
-            raise ConfigError(
-                f"{workdir} holds a run of another config (differs in: {', '.join(differing)}); "
-                "choose another --workdir"
-            )
-    elif jax.process_index() == 0:
-        write_json(path, mine)

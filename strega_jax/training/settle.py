@@ -18,8 +18,7 @@ def settled(detector: Detector, store: SliceStore, mesh: jax.sharding.Mesh, stat
     """The state with what the detector fits to slices of held-out healthy scans (`train` where there is no `dev`)."""
     if not isinstance(detector, Settling):
         return state
-    held_out = any(entry.split == "dev" for entry in store.entries)
-    raw = sample_slices(store.source("dev" if held_out else "train"), SETTLING_SLICES)
+    raw = sample_slices(store.source("dev" if store.of_split("dev") else "train"), SETTLING_SLICES)
 
     def settle(variables: Variables, raw: dict[str, Any]) -> Variables:
         return detector.settle(variables, to_batch(raw, store.normalisation))

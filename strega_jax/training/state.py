@@ -34,8 +34,8 @@ class TrainState:
         return {"params": self.params if self.average is None else self.average, **self.mutable}
 
 
-def make_optimizer(settings: Optimiser, detector: Detector, total_steps: int) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2014) with the configured schedule and clipping, as the detector wants it used."""
+def learning_rate(settings: Optimiser, total_steps: int) -> optax.Schedule:
+    """The learning rate by the number of steps done: a linear warm-up, then constant or half a cosine down to 0."""
     if settings.decay == "cosine":
         rate = optax.cosine_decay_schedule(settings.learning_rate, max(1, total_steps - settings.warmup_steps))
     else:
@@ -43,7 +43,12 @@ def make_optimizer(settings: Optimiser, detector: Detector, total_steps: int) ->
     if settings.warmup_steps:
         ramp = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
         rate = optax.join_schedules([ramp, rate], [settings.warmup_steps])
-    default = optax.adam(rate)
+    return rate
+
+
+def make_optimizer(settings: Optimiser, detector: Detector, total_steps: int) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2014) with the configured schedule and clipping, as the detector wants it used."""
+    default = optax.adam(learning_rate(settings, total_steps))
     if settings.clip_norm:
         default = optax.chain(optax.clip_by_global_norm(settings.clip_norm), default)
     return detector.optimizer(default)

@@ -1,5 +1,6 @@
 """Validation: the loss on held-out slices, and pictures of their reconstructions."""
 
+import math
 from typing import Any
 
 import jax
@@ -7,15 +8,18 @@ import numpy as np
 
 from strega_jax.config import Run
 from strega_jax.detectors.base import Detector
-from strega_jax.models.batches import padded_batches
+from strega_jax.models.batches import DeviceBatch
+from strega_jax.slices.loader import RawBatch
 from strega_jax.slices.store import SliceStore, SplitSource
-from strega_jax.training.mesh import shard_batch
+from strega_jax.training.mesh import replicated, shard_batch
 from strega_jax.training.metrics import MetricsLog
 from strega_jax.training.state import TrainState
 from strega_jax.training.step import make_reconstruction_step, make_validation_step
 
 # No more than this many slices are looked at, evenly spread over the split.
 VALIDATION_SLICES = 512
+# At once, whatever the training batch: a loss can depend on the others of its batch. As many as prediction scores.
+VALIDATION_BATCH = 16
 PICTURED_SLICES = 8
 
 
@@ -26,31 +30,34 @@ class Validator:
         self._step = make_validation_step(detector, store.normalisation, mesh)
         self._reconstruct = make_reconstruction_step(detector, store.normalisation)
         self._mesh, self._key = mesh, jax.random.key(run.seed)
-        self._batch = run.training.batch_size
-        has_dev = any(entry.split == "dev" for entry in store.entries)
-        self._raw = sample_slices(store.source("dev"), VALIDATION_SLICES) if has_dev else None
+        self._raw = sample_slices(store.source("dev"), VALIDATION_SLICES) if store.of_split("dev") else None
         self._normalisation = store.normalisation
 
     def __call__(self, step: int, state: TrainState, log: MetricsLog | None) -> None:
+        """Log the mean over all slices of the sample; every one counts once."""
         if self._raw is None:
             return
-        share = self._batch // jax.process_count()
-        mine = {name: part[jax.process_index() :: jax.process_count()] for name, part in self._raw.items()}
-        # Whole batches only: a filled-up one would mix empty slices into the mean.
-        fewest = len(self._raw["position"]) // jax.process_count()
-        whole = max(share, fewest // share * share)
+        count = len(self._raw["position"])
+        size = math.ceil(VALIDATION_BATCH / self._mesh.size) * self._mesh.size
         sums: dict[str, float] = {}
-        count = 0
-        for raw, real in padded_batches(mine["images"][:whole], mine["position"][:whole], share):
-            batch = shard_batch(self._mesh, raw)
-            metrics = self._step(state.best_variables, batch, self._key, state.step)
-            if count == 0 and log is not None and jax.process_count() == 1:
-                self._picture(step, {name: part[:real] for name, part in raw.items()}, state, log)
-            count += 1
+        for start in range(0, count, size):
+            raw = {name: part[start : start + size] for name, part in self._raw.items()}
+            metrics = self._step(state.best_variables, self._on_devices(raw), self._key, state.step)
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        if log is not None:
-            log.write(step, {f"validation_{name}": value / count for name, value in sums.items()})
+                sums[name] = sums.get(name, 0.0) + float(value) * len(raw["position"])
+        if log is None:
+            return
+        log.write(step, {f"validation_{name}": value / count for name, value in sums.items()})
+        if jax.process_count() == 1:
+            self._picture(step, {name: part[:size] for name, part in self._raw.items()}, state, log)
+
+    def _on_devices(self, raw: RawBatch) -> DeviceBatch:
+        """Split along `data`; whole on every device where that does not come out even."""
+        share, rest = divmod(len(raw["position"]), jax.process_count())
+        if rest or len(raw["position"]) % self._mesh.size:
+            return {name: jax.device_put(part, replicated(self._mesh)) for name, part in raw.items()}
+        first = jax.process_index() * share
+        return shard_batch(self._mesh, {name: part[first : first + share] for name, part in raw.items()})
 
     def _picture(self, step: int, raw: dict[str, np.ndarray], state: TrainState, log: MetricsLog) -> None:
         # A reconstruction can cost hundreds of times the loss: only what is shown is made.
