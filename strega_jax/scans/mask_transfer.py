@@ -30,13 +30,7 @@ def move_mask(
     """
     motion = _head_motion(mask, from_scan, to_scan) if refine else np.eye(4)
     index = np.linalg.inv(motion @ from_scan.affine) @ to_scan.affine
-    moved = ndimage.affine_transform(
-        mask.astype(np.float32),
-        index[:3, :3],
-        index[:3, 3],
-        output_shape=to_scan.data.shape,
-        order=1,  # pyright: ignore[reportArgumentType]
-    )
+    moved = ndimage.affine_transform(mask.astype(np.float32), index, output_shape=to_scan.data.shape, order=1)
     return moved > 0.5
 
 
@@ -74,7 +68,7 @@ def _coarse(
 ) -> tuple[Float[np.ndarray, "a b c"], Float[np.ndarray, "4 4"]]:
     """An image smoothed and sampled at about `COARSE_MM`, and its affine."""
     step = np.maximum(1, np.round(COARSE_MM / np.array(scan.spacing_mm))).astype(int)
-    smooth = ndimage.uniform_filter(image, tuple(step), mode="nearest")  # pyright: ignore[reportArgumentType]
+    smooth = ndimage.uniform_filter(image, step.tolist(), mode="nearest")
     x, y, z = step
     return smooth[x // 2 :: x, y // 2 :: y, z // 2 :: z], scan.affine @ _stepped(step)
 

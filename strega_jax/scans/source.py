@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import logging
-from jaxtyping import Bool, Float
 
 from strega_jax.errors import ConfigError, ScanError
+from strega_jax.scans.background import remove_background
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import case_of_file, case_of_series
 from strega_jax.scans.contrast import require_contrast
@@ -63,10 +62,10 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
         scan = read_series(case.series)
     scan = dataclasses.replace(scan, contrast=chosen or case.contrast)
     if os.fspath(brain) == GIVEN:
-        return dataclasses.replace(scan, brain=GIVEN)
+        return dataclasses.replace(scan, data=remove_background(scan.data), brain=GIVEN)
     if os.fspath(brain) in METHODS:
         method = os.fspath(brain)
-        return dataclasses.replace(scan, data=_cut(scan.data, extract_brain(scan, method)), brain=method)
+        return dataclasses.replace(scan, data=remove_background(scan.data, extract_brain(scan, method)), brain=method)
     mask = case.brain if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
     return _auto(scan) if mask is None else cut_out(scan, mask)
 
@@ -99,7 +98,7 @@ def cut_out(scan: Scan, mask: Path) -> Scan:
     inside = volume.data > 0
     if not inside.any():
         raise ScanError(f"{mask}: an empty brain mask; give the brain's")
-    return dataclasses.replace(scan, data=_cut(scan.data, inside), brain=mask.name)
+    return dataclasses.replace(scan, data=remove_background(scan.data, inside), brain=mask.name)
 
 
 def told_contrast(scan: Scan, trained: str) -> str:
@@ -131,6 +130,7 @@ def _case_of(source: "PathLike | Case | Series") -> Case:
 
 def _auto(scan: Scan) -> Scan:
     """The scan as it is where it is brain-extracted, else the brain that the first method installed finds."""
+    scan = dataclasses.replace(scan, data=remove_background(scan.data))
     reason = why_not_extracted(scan.data, scan.spacing_mm)
     if not reason:
         return scan
@@ -144,12 +144,4 @@ def _auto(scan: Scan) -> Scan:
         logging.info("%s: %s, yet there is no skull in it; taken as it is", scan.path, reason)
         return dataclasses.replace(scan, brain=GIVEN)
     logging.info("%s: a whole head (%s); its brain was extracted with %s", scan.path, reason, method)
-    return dataclasses.replace(scan, data=_cut(scan.data, brain), brain=method)
-
-
-def _cut(image: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
-    brain = image[inside]
-    if brain.min() < 0:  # z-scored: 0 must mean background, and nothing else
-        step = np.float32((brain.max() - brain.min()) * 1e-3)
-        image = image - brain.min() + step
-    return np.where(inside, image, np.float32(0)).astype(np.float32)
+    return dataclasses.replace(scan, data=remove_background(scan.data, brain), brain=method)
