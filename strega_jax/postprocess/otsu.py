@@ -5,7 +5,6 @@ Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC
 
 import numpy as np
 from jaxtyping import Float
-from skimage.filters import threshold_otsu
 
 BINS = 256
 
@@ -32,6 +31,9 @@ def otsu_thresholds(slices: Float[np.ndarray, "k h w"], *, zeros_beside: int = 0
 
 
 def _threshold(values: Float[np.ndarray, " n"], zeros_beside: int) -> np.float32:
+    # Other thresholds run where scikit-image is not loaded.
+    from skimage.filters import threshold_otsu
+
     low, high = values.min(), values.max()
     if zeros_beside:
         low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
