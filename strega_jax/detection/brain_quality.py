@@ -14,17 +14,21 @@ SMALLEST_BRAIN_ML, LARGEST_BRAIN_ML = 800.0, 2150.0
 HOLES_ML, LARGEST_HOLE_ML = 25.0, 2.0
 # Outside their largest component lay 0.02 ml at most.
 LOOSE_ML = 1.0
+# Of the largest section, on a face of the volume. 83 of 90 masks had less; seven, of short or thick stacks that begin
+# in the cerebellum, 0.11 to 0.22.
+CUT_SHARE = 0.1
+SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 def mask_warnings(brain: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> list[tuple[str, str]]:
-    """What speaks against a brain mask: an implausible volume, enclosed holes, several components.
+    """What speaks against a brain mask: volume, enclosed holes, several components, an end at the image's border.
 
     Args:
         brain: the mask.
         spacing_mm: voxel edges.
 
     Returns:
-        (check, reason) for each doubt; the check is `brain volume`, `brain holes` or `brain parts`.
+        (check, reason) for each doubt; the check is `brain volume`, `brain holes`, `brain parts` or `field of view`.
     """
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     volume = float(brain.sum()) * voxel_ml
@@ -40,6 +44,7 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, flo
     box = bounding_box(brain)
     if box is None:
         return found
+    found += _cut(brain)
     brain = brain[box]
     holes = np.bincount(enclosed(brain).ravel())[1:] * voxel_ml
     if holes.sum() > HOLES_ML or holes.max(initial=0) > LARGEST_HOLE_ML:
@@ -50,13 +55,24 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, flo
                 " there are not seen",
             )
         )
+    return found + _loose(brain, voxel_ml)
+
+
+def _loose(brain: Bool[np.ndarray, "x y z"], voxel_ml: float) -> list[tuple[str, str]]:
     labels = cc3d.connected_components(brain, connectivity=26)
     parts = np.sort(np.bincount(labels.ravel())[1:])[:-1] * voxel_ml
-    if parts.sum() > LOOSE_ML:
-        found.append(
-            (
-                "brain parts",
-                f"{parts.sum():.1f} ml of the brain mask lie apart from the rest: skull or eyes may be in it",
-            )
-        )
-    return found
+    if parts.sum() <= LOOSE_ML:
+        return []
+    reason = f"{parts.sum():.1f} ml of the brain mask lie apart from the rest: skull or eyes may be in it"
+    return [("brain parts", reason)]
+
+
+def _cut(brain: Bool[np.ndarray, "x y z"]) -> list[tuple[str, str]]:
+    ends = []
+    for axis, names in enumerate(SIDES):
+        area = brain.sum(axis=tuple({0, 1, 2} - {axis}))
+        shares = zip(names, (area[0] / area.max(), area[-1] / area.max()), strict=True)
+        ends += [f"{name} ({share:.0%} of the largest section)" for name, share in shares if share > CUT_SHARE]
+    if not ends:
+        return []
+    return [("field of view", f"the brain goes on beyond the border of the image at the {' and the '.join(ends)}")]

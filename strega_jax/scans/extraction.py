@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import cc3d
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Float, Int
 
 from strega_jax.errors import ConfigError, ScanError
@@ -39,6 +41,9 @@ LEAST_BRAIN_ML = 100.0
 # 0.7 with the air set to 0.
 LEAST_SKULL = 0.2
 HD_BET_TIMEOUT_S = 3600
+
+# Scans are read in threads, and a run of deepbet takes about 1 GB.
+_one_at_a_time = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +117,14 @@ def _deepbet_installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "deepbet"))
 
 
-@functools.lru_cache(maxsize=1)
-def _deepbet_networks() -> "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule, str]":
-    """deepbet's two networks from the files of its package, and the device that they are on.
+@functools.cache
+def _deepbet_networks(device: str) -> "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]":
+    """deepbet's two networks from the files of its package, on a device.
 
     The package itself is not imported: it brings a graphical interface, which a server has no use for.
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     networks: list[Any] = []
     for name in ("bbox_model.pt", "model.pt"):
         listed = [file for file in importlib.metadata.files("deepbet") or () if file.name == name]
@@ -129,14 +133,27 @@ def _deepbet_networks() -> "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # deepbet ships TorchScript, and nothing else
             networks.append(torch.jit.load(str(listed[0].locate()), map_location=device).eval())
-    return networks[0], networks[1], device
+    return networks[0], networks[1]
 
 
 def _deepbet(scan: Scan) -> Bool[np.ndarray, "x y z"]:
+    """On a GPU that PyTorch sees, unless other programs or JAX have taken its memory; else on the CPU."""
+    import torch
+
+    with _one_at_a_time:
+        if torch.cuda.is_available():
+            try:
+                return _deepbet_on("cuda", scan)
+            except torch.cuda.OutOfMemoryError:
+                logging.warning("%s: too little GPU memory is left for deepbet; the CPU does it", scan.path)
+        return _deepbet_on("cpu", scan)
+
+
+def _deepbet_on(device: str, scan: Scan) -> Bool[np.ndarray, "x y z"]:
     """Fisch et al. 2024, deepbet: a coarse network finds the box of the brain, a fine one the brain within it."""
     import torch
 
-    coarse_network, network, device = _deepbet_networks()
+    coarse_network, network = _deepbet_networks(device)
     image = torch.from_numpy(np.ascontiguousarray(scan.data)).to(device)[None, None]
     with torch.inference_mode():
         coarse = _resized(image, COARSE_SHAPE)
@@ -191,7 +208,7 @@ def _hd_bet(scan: Scan) -> Bool[np.ndarray, "x y z"]:
         write_volume(head, scan.data, Scan.from_array(scan.data, scan.affine, scan.path))
         command = ["hd-bet", "-i", str(head), "-o", str(brain)]
         gpu = shutil.which("nvidia-smi") is not None
-        if "--save_bet_mask" in _called(["hd-bet", "-h"], scan.path):
+        if "--save_bet_mask" in _hd_bet_help(shutil.which("hd-bet") or ""):
             options = ["-device", "cuda"] if gpu else ["-device", "cpu", "--disable_tta"]
             command += ["--save_bet_mask", "--no_bet_image", *options]
         else:
@@ -205,6 +222,12 @@ def _hd_bet(scan: Scan) -> Bool[np.ndarray, "x y z"]:
     if not same_grid(mask, scan):
         raise ScanError(f"{scan.path}: hd-bet's mask has another voxel grid ({mask.data.shape})")
     return mask.data > 0.5
+
+
+@functools.cache
+def _hd_bet_help(command: str) -> str:
+    """What `hd-bet -h` prints. It loads all that the networks need, so it is asked once."""
+    return _called([command, "-h"], Path(command))
 
 
 def _called(command: list[str], path: Path) -> str:

@@ -6,11 +6,15 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 from scipy.special import entr
 
+from strega_jax.errors import ScanError
 from strega_jax.scans.scan import Scan
 
 # The two scans are matched on a grid of about this, in this many levels of grey.
 COARSE_MM, BINS = 4.0, 32
 HEAD_RADIUS_MM = 80.0
+# A motion is believed where it raises the normalised mutual information, less 1, by this factor. Where nothing had
+# moved, T2w, FLAIR and T1ce gained up to 1.04 on T1w; moved by 2° and 2 mm, at least 1.2.
+LEAST_GAIN = 1.1
 
 
 def move_mask(
@@ -27,10 +31,18 @@ def move_mask(
 
     Returns:
         The mask on `to_scan`'s canonical grid.
+
+    Raises:
+        ScanError: nothing of the mask lies in `to_scan`.
     """
     motion = _head_motion(mask, from_scan, to_scan) if refine else np.eye(4)
     index = np.linalg.inv(motion @ from_scan.affine) @ to_scan.affine
     moved = ndimage.affine_transform(mask.astype(np.float32), index, output_shape=to_scan.data.shape, order=1)
+    if not (moved > 0.5).any():
+        raise ScanError(
+            f"{to_scan.path}: by the headers it shows nothing of the brain of {from_scan.path}; give it a brain mask "
+            "of its own (--brain=PATH)"
+        )
     return moved > 0.5
 
 
@@ -52,7 +64,8 @@ def _head_motion(mask: Bool[np.ndarray, "x y z"], from_scan: Scan, to_scan: Scan
         return -_mutual_information(levels, there)
 
     best = optimize.minimize(loss, np.zeros(6), method="Powell", options={"xtol": 0.1, "ftol": 1e-4, "maxfev": 600})
-    return _rigid(best.x, centre) if best.fun < loss(np.zeros(6)) else np.eye(4)
+    gain = (-best.fun - 1) / max(-loss(np.zeros(6)) - 1, 1e-30)
+    return _rigid(best.x, centre) if gain > LEAST_GAIN else np.eye(4)
 
 
 def _rigid(parameters: Float[np.ndarray, "6"], centre: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
