@@ -1,12 +1,8 @@
 """What a user installs: a wheel that works from an empty folder, and that declares what it imports."""
 
-import ast
-import importlib.metadata
 import os
-import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,30 +62,3 @@ def test_configs_go_by_name_or_by_path(tmp_path, monkeypatch):
     assert config_file("own.py") == "own.py"
     with pytest.raises(ConfigError, match="paper_t1"):
         config_file("nothing")
-
-
-def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {name for name in project["optional-dependencies"] if name not in ("test", "benchmark")}
-    lists = [project["dependencies"], *(project["optional-dependencies"][name] for name in extras)]
-    declared = {re.split(r"[\[><=~ ]", requirement)[0].lower() for one in lists for requirement in one}
-    imported = set()
-    for path in (ROOT / "strega_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            imported |= {name.split(".")[0] for name in names}
-    outside = {name for name in imported if name and name not in sys.stdlib_module_names and name != "strega_jax"}
-    owners = importlib.metadata.packages_distributions()
-    known = {name: {owner.lower().replace("_", "-") for owner in owners.get(name, [name])} for name in outside}
-    # A package of many distributions: one that is declared will do. gcsfs and flatbuffers are used by others.
-    undeclared = {name for name, distributions in known.items() if not distributions & declared}
-    assert not undeclared - OPTIONAL, undeclared
-    unused = declared - set().union(*known.values()) - BY_OTHERS
-    assert not unused, unused
-
-
-# Reached through a declared package that needs it, or looked for and told of where it is missing.
-OPTIONAL = {"torch", "fsspec"}
-# Declared for what is done with them: weights that are read, jax.export, buckets.
-BY_OTHERS = {"deepbet", "flatbuffers", "google-cloud-storage"}

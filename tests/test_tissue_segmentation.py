@@ -1,5 +1,6 @@
 """Whole segmentations: real FAST's output, a phantom of the MNI152 tissue maps, invariances, refused input."""
 
+import dataclasses
 import itertools
 import logging
 

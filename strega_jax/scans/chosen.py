@@ -46,7 +46,9 @@ def choose_contrasts(cases: Sequence[Case], chosen: Sequence[str]) -> list[Case]
 
 
 def _kept(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
-    kept = [case for case in cases if case.contrast in wanted or not case.contrast]
+    # Of a scan that is named, what is asked for counts more than what its name tells.
+    alone = len(cases) == len(wanted) == 1
+    kept = [case for case in cases if alone or case.contrast in wanted or not case.contrast]
     if not kept:
         there = ", ".join(sorted({case.contrast for case in cases}))
         raise ScanError(f"--contrast: no scan of {', '.join(wanted)}; found {there}")

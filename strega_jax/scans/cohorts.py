@@ -45,7 +45,9 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
     if not root.exists():
         raise ScanError(f"{root}: no such file or folder")
     if root.is_file():
-        return _keep(root, _of_file(root, layout), wanted)
+        found = _of_file(root, layout)
+        # Of a file that is named, what is asked for counts more than what its name tells.
+        return found if len(found) == 1 else _keep(root, found, wanted)
     every = walk_files(root)
     files = [path for path in every if _is_image(path)]
     found, left = _match(root, files, layout)
