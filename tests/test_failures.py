@@ -136,7 +136,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, monkeyp
 def test_a_setting_that_no_scan_can_be_blamed_for_ends_the_run(opened, tmp_path):
     write_brain(tmp_path / "a_T1w.nii.gz")
     jobs = make_jobs(find_cases(tmp_path), tmp_path / "out")
-    mirrored = Settings(opened.model.about.run.postprocess.__class__(threshold="fixed", value=0.5, mirror=True))
+    mirrored = Settings(opened.model.about.run.postprocess.__class__(threshold="fixed", value=0.5, mirror=1.0))
     with pytest.raises(ConfigError, match="mirror"):
         list(detect_all(jobs, opened, mirrored))
     assert not (tmp_path / "out").exists()
