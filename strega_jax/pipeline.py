@@ -1,6 +1,7 @@
 """Many items in threads: in stages that overlap, or several at once; what one raises is handed to the consumer."""
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -85,7 +86,12 @@ def in_threads(items: Iterable[Item], work: Callable[[Item], Any], workers: int)
     """
     pool = ThreadPoolExecutor(workers)
     try:
-        jobs = {pool.submit(_tried, work, item): item for item in items}
+        # An interrupt while a thread starts would leave it unknown to its pool, which then would not wait for it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            jobs = {pool.submit(_tried, work, item): item for item in items}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for job in as_completed(jobs):
             yield jobs[job], *job.result()
     finally:
