@@ -91,19 +91,21 @@ def _one(case: Case, output: Path) -> None:
         )
     except ScanError as error:
         raise ScanError(f"{case.image}: {error}") from error
+    # Several series may lie in one folder.
+    name = case.name if case.series else stem(case.image)
     with appearing_in(output / _place(case)) as folder:
         if _BIDS.value:
             about = {"Sources": [case.image.name], "Contrast": contrast, "Preset": _PRESET.value}
-            files.write_bids(folder, tissue, scan, about)
+            files.write_bids(folder, name, tissue, scan, about)
         else:
-            files.write_fast(folder, tissue, scan)
-        write_sheet(folder / f"{stem(case.image)}_check.png", tissue, scan)
+            files.write_fast(folder, name, tissue, scan)
+        write_sheet(folder / f"{name}_check.png", tissue, scan)
 
 
 def _place(case: Case) -> Path:
     """Where under the output a case goes: as under the input, so that equal file names do not meet."""
     root = Path(_INPUT.value)
-    return Path() if root.is_file() else case.image.parent.relative_to(root)
+    return Path() if root.is_file() else case.image.relative_to(root).parent
 
 
 def cli() -> None:

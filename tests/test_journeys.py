@@ -148,3 +148,20 @@ def test_segment_writes_the_same_tissue_of_every_form(tmp_path):
     tissue = [in_world(np.asanyarray(image.dataobj) == 3, image.affine) for image in map(nib.load, maps)]
     for other in tissue[1:]:
         assert abs(len(other) - len(tissue[0])) <= 0.002 * len(tissue[0])
+
+
+def test_segment_keeps_the_series_of_one_dicom_folder_apart(tmp_path):
+    from test_dicom import write_dicom
+
+    image = nib.load(small_scan())
+    data, affine = np.asanyarray(image.dataobj)[::2, ::2, ::2], image.affine @ np.diag([2, 2, 2, 1])
+    for seed in (1, 2):
+        for path in write_dicom(tmp_path / f"{seed}", data, affine, seed=seed, SeriesNumber=seed,
+                                SeriesDescription="t1_mprage_sag"):  # fmt: skip
+            (tmp_path / "in").mkdir(exist_ok=True)
+            path.rename(tmp_path / "in" / f"{seed}-{path.name}")
+    line = [sys.executable, "-m", "strega_jax.segment", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(strega_jax.__file__).parents[1])}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "out").rglob("*_pveseg.nii.gz"))) == 2

@@ -146,6 +146,15 @@ def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
     assert checks(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut) == {"field of view"}
 
 
+def test_a_lesion_that_was_set_to_zero_does_not_pass_silently(prepared):
+    scan, slices = prepared
+    middle = np.argwhere(slices.brain).mean(axis=0) + np.array([8, 0, 8])
+    place = np.indices(slices.brain.shape) - middle.reshape(3, 1, 1, 1)
+    hole = (place**2).sum(axis=0) < 8**2  # 17 ml in voxels of 2 mm
+    holed = dataclasses.replace(slices, brain=slices.brain & ~hole)
+    assert "brain holes" in checks(scan, holed)
+
+
 def test_headers_without_orientation_are_doubted(opened, tmp_path):
     image = nib.load(small_scan())
     image.set_sform(None, code=0)

@@ -13,7 +13,7 @@ from strega_jax.scans.contrast import CONTRASTS, NAMES, contrast_named
 from strega_jax.scans.files import walk_files
 from strega_jax.scans.planted import plant_in_cohort
 from strega_jax.scans.scan import read_scan, stem
-from strega_jax.scans.source import open_scan
+from strega_jax.scans.source import open_scan, scan_digest
 from strega_jax.scans.splits import subject_splits
 
 SHAPE = (20, 24, 22)
@@ -188,3 +188,34 @@ def test_a_lesion_is_planted_inside_the_brain_mask(masked, tmp_path):
     lesion = read_scan(planted.mask).data > 0
     assert lesion.any()
     assert not (lesion & ~(masked[2] > 0)).any()
+
+
+def test_two_runs_of_a_session_get_a_lesion_each(tmp_path):
+    for run in (1, 2):
+        save(tmp_path / "scans" / f"sub-01_run-{run}_T1w.nii.gz", brain_image(run), np.diag([6.0, 6, 6, 1]))
+    planted = plant_in_cohort(find_cases(tmp_path / "scans"), tmp_path / "planted", 2, 0)
+    assert len({case.image for case in planted}) == len({case.mask for case in planted}) == 2
+    assert (read_scan(planted[0].image).data != read_scan(planted[1].image).data).any()
+
+
+def test_a_digest_changes_with_the_scan_its_mask_and_how_its_brain_is_found(masked, tmp_path):
+    image, mask, _ = masked
+    (case,) = find_cases(tmp_path / "bids")
+    digests = [scan_digest(case), scan_digest(case, "given"), scan_digest(case, "deepbet")]
+    save(mask, np.ones(SHAPE, np.uint8))
+    digests.append(scan_digest(case))
+    save(image, brain_image(5))
+    digests.append(scan_digest(case))
+    assert len(set(digests)) == 5
+    assert scan_digest(case) == digests[-1]
+
+
+def test_dicom_that_is_no_head_does_not_hide_the_images_beside_it(tmp_path, caplog):
+    pytest.importorskip("pydicom", reason="no pydicom: DICOM was NOT checked")
+    save(tmp_path / "a_T1w.nii.gz")
+    (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM" + b"\x00" * 40)
+    assert [case.name for case in find_cases(tmp_path)] == ["a_T1w"]
+    assert "damaged.dcm" in caplog.text
+    (tmp_path / "a_T1w.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"damaged\.dcm"):
+        find_cases(tmp_path)

@@ -1,4 +1,4 @@
-"""Doubts about a brain mask, whoever made it."""
+"""Quality control of a brain mask, whoever made it."""
 
 import cc3d
 import numpy as np
@@ -28,7 +28,7 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, flo
         spacing_mm: voxel edges.
 
     Returns:
-        (check, reason) for each doubt; the check is `brain volume`, `brain holes`, `brain parts` or `field of view`.
+        (check, reason) for each warning; the check is `brain volume`, `brain holes`, `brain parts` or `field of view`.
     """
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     volume = float(brain.sum()) * voxel_ml
@@ -44,7 +44,7 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, flo
     box = bounding_box(brain)
     if box is None:
         return found
-    found += _cut(brain)
+    found += cut_warnings(brain)
     brain = brain[box]
     holes = np.bincount(enclosed(brain).ravel())[1:] * voxel_ml
     if holes.sum() > HOLES_ML or holes.max(initial=0) > LARGEST_HOLE_ML:
@@ -67,7 +67,8 @@ def _loose(brain: Bool[np.ndarray, "x y z"], voxel_ml: float) -> list[tuple[str,
     return [("brain parts", reason)]
 
 
-def _cut(brain: Bool[np.ndarray, "x y z"]) -> list[tuple[str, str]]:
+def cut_warnings(brain: Bool[np.ndarray, "x y z"]) -> list[tuple[str, str]]:
+    """Sides at which the brain goes on beyond the image, as `mask_warnings` tells them."""
     ends = []
     for axis, names in enumerate(SIDES):
         area = brain.sum(axis=tuple({0, 1, 2} - {axis}))

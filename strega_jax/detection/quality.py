@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.detection.brain_quality import SIDES, cut_warnings, mask_warnings
 from strega_jax.detection.found import Detection
 from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.pose import fit_pose
@@ -38,8 +39,6 @@ GHOST_STRENGTH = 0.07
 NOISE_SHARE = 0.12
 NOISE_FILTER = (1.0, -4.0, 6.0, -4.0, 1.0)  # fourth difference: blind to what is cubic over five voxels
 DARK = 0.6  # a slice with less than this share of its neighbours' brightness lost signal
-CUT_FACE = 0.25  # brain on a face of the volume, relative to the largest section
-SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
         *_contrast_flags(scan.contrast, training_contrast),
         *_pose_flags(scan, slices, scan.contrast or training_contrast),
         *lost,
-        *_cut_flags(slices.brain),
+        *_brain_warnings(scan, slices.brain, whole=not lost),
         *_noise_flags(scan, slices.brain),
         # A dark slice is like itself at any shift within it.
         *(() if lost else _ghost_flags(scan, slices.brain)),
@@ -201,14 +200,10 @@ def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y
     return flags
 
 
-def _cut_flags(brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
-    cut = []
-    for axis, names in enumerate(SIDES):
-        area = brain.sum(axis=tuple({0, 1, 2} - {axis}))
-        cut += [name for name, face in zip(names, (area[0], area[-1]), strict=True) if face > CUT_FACE * area.max()]
-    if not cut:
-        return []
-    return [QualityWarning("field of view", f"the field of view cuts the brain off at the {' and the '.join(cut)}")]
+def _brain_warnings(scan: Scan, brain: Bool[np.ndarray, "x y z"], *, whole: bool) -> list[QualityWarning]:
+    """What `mask_warnings` tells; where slices are lost, which takes the brain apart, its cut ends alone."""
+    found = mask_warnings(brain, scan.spacing_mm) if whole else cut_warnings(brain)
+    return [QualityWarning(check, reason) for check, reason in found]
 
 
 def _ghost_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:

@@ -24,7 +24,7 @@ class Result:
     """What was found in one scan, on the grid of its file.
 
     Attributes:
-        contrast: MR contrast that it was read as, or `unknown`.
+        contrast: its MR contrast; where nothing tells it `unknown`, and it was read as the training contrast.
         mask: (i, j, k) what is marked as anomalous.
         score: (i, j, k) float32 anomaly score ≥ 0, 0 outside the brain.
         uncertainty: (i, j, k) float32 standard deviation of the score over latent samples, or None.
@@ -64,8 +64,9 @@ def detect(
             `strega_jax.models.opening.open_model` made of one, which saves loading it again for every scan; default:
             the weights that come with the package.
         contrast: MR contrast of the scan; default: what the file's name or the DICOM header tells.
-        brain: `auto` (a brain mask beside the scan, else the image as it is), `given` (the image is brain-extracted; do
-            not check), or the path of a brain mask.
+        brain: `auto` (a brain mask beside the scan, else the image if it is brain-extracted, else brain extraction with
+            what is installed), `given` (the image is brain-extracted; do not check), `deepbet`, `hd-bet`, or the path
+            of a brain mask.
         postprocess: settings that replace the checkpoint's, e.g. `{"threshold": "fixed", "value": 0.4}`.
         samples: latent samples for `Result.uncertainty`; 0: none is made.
 

@@ -1,14 +1,13 @@
 """What there is to do: found scans → jobs for `batch.detect_all`."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from strega_jax.inference.batch import Job
 from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.scans.case import Case
-from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
+from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
 
 
 def make_jobs(
@@ -31,7 +30,7 @@ def make_jobs(
         Job(
             name=case.name,
             read=functools.partial(open_scan, case, brain=brain),
-            digest=functools.partial(_digest, case, brain),
+            digest=functools.partial(scan_digest, case, brain),
             source=case.image,
             paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
@@ -39,17 +38,3 @@ def make_jobs(
         )
         for case in cases
     ]
-
-
-def _digest(case: Case, brain: PathLike) -> str:
-    return _sha256(scan_files(case, brain))
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    total = hashlib.sha256()
-    for path in files:
-        # A missing file is the reader's to tell of.
-        if path.is_file():
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()

@@ -51,7 +51,8 @@ def find_cases(folder: str | os.PathLike[str], contrasts: Sequence[str] = (), la
     every = walk_files(root)
     files = [path for path in every if _is_image(path)]
     found, left = _match(root, files, layout)
-    found += _dicom_cases(root, [path for path in every if not _is_image(path)])
+    if layout == "auto":
+        found += _dicom_cases(root, [path for path in every if not _is_image(path)], alone=not found)
     if not found:
         raise ScanError(_nothing_found(root, files, layout))
     if left:
@@ -87,13 +88,19 @@ def _keep(root: Path, found: list[Case], wanted: Sequence[str]) -> list[Case]:
     return kept
 
 
-def _dicom_cases(root: Path, files: Sequence[Path]) -> list[Case]:
+def _dicom_cases(root: Path, files: Sequence[Path], *, alone: bool) -> list[Case]:
     """The DICOM series of a folder; a BIDS data set's own images are meant, not what they were made from."""
     from strega_jax.scans.dicom import find_series, is_dicom
 
     if (root / "dataset_description.json").is_file() or not any(is_dicom(path) for path in files):
         return []
-    return [case_of_series(series) for series in find_series(root)]
+    try:
+        return [case_of_series(series) for series in find_series(root)]
+    except ScanError as error:
+        if alone:
+            raise
+        logging.warning("%s", error)  # other scans are there, and not to blame
+        return []
 
 
 def case_of_file(path: Path, layout: str = "auto") -> Case:

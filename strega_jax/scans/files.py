@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, on a disk or in a bucket (gs://…)."""
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -55,6 +56,12 @@ def copy_files(folder: Path, target: "epath.Path") -> None:
         copy = target / path.relative_to(folder).as_posix()
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def walk_files(root: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Held-out healthy scans with a planted lesion: test cases whose reference segmentation is exact."""
 
 import dataclasses
-import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import write_json
 from strega_jax.scans.lesions import plant_lesion
 from strega_jax.scans.scan import write_volume
-from strega_jax.scans.source import open_scan, scan_files
+from strega_jax.scans.source import open_scan, scan_digest
 
 VOLUMES_ML = (8.0, 40.0)  # uniform on a log scale: from a clearly visible lesion to a large tumour
 UNTOLD = "T1w"  # contrast of scans of which nothing tells it
@@ -38,11 +38,13 @@ def plant_in_cohort(cases: Sequence[Case], folder: Path, count: int, seed: int) 
 def _plant(case: Case, folder: Path, seed: list[int]) -> Case:
     contrast = contrast_named(case.contrast) or UNTOLD
     anat = folder / case.subject / case.session / "anat"
-    entities = "_".join(part for part in (case.subject, case.session) if part)
+    # Runs of one session are scans of their own.
+    own = re.sub(r"[^A-Za-z0-9]", "", case.name)
+    entities = "_".join(part for part in (case.subject, case.session, f"acq-{own}") if part)
     image = anat / f"{entities}_desc-brain_{contrast}.nii.gz"
     mask = anat / f"{entities}_desc-lesion_mask.nii.gz"
     sidecar = anat / f"{entities}_desc-brain_{contrast}.json"
-    digest = "+".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in scan_files(case))
+    digest = scan_digest(case)
     record = {"SkullStripped": True, "SourcesSha256": digest, "Seed": seed}
     planted = dataclasses.replace(
         case, image=image, mask=mask, cohort=folder.name, contrast=contrast, healthy=False, brain=None

@@ -4,6 +4,7 @@ Every command and the API come through `open_scan`, so that one file gives one a
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import case_of_file, case_of_series
 from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.extraction import INSTALL, METHODS, already_extracted, extract_brain, installed_method
+from strega_jax.scans.files import file_sha256
 from strega_jax.scans.geometry import check_geometry
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
@@ -114,6 +116,14 @@ def scan_files(case: Case, brain: PathLike = AUTO) -> Sequence[Path]:
     if os.fspath(brain) not in (AUTO, GIVEN, *METHODS):
         mask = mask_for(case.image, Path(brain))
     return (*case.files, *([mask] if mask else ()))
+
+
+def scan_digest(case: Case, brain: PathLike = AUTO) -> str:
+    """A text that changes with the files of a scan, its brain mask, and how its brain is to be found."""
+    # A missing file is the reader's to tell of.
+    parts = [file_sha256(path) for path in scan_files(case, brain) if path.is_file()]
+    parts += [os.fspath(brain)] if os.fspath(brain) in (GIVEN, *METHODS) else []
+    return parts[0] if len(parts) == 1 else hashlib.sha256("+".join(parts).encode()).hexdigest()
 
 
 def _case_of(source: "PathLike | Case | Series") -> Case:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
 from strega_jax.scans.case import Case, read_truth
-from strega_jax.scans.files import write_json, write_tsv
+from strega_jax.scans.files import file_sha256, write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion
 from strega_jax.scans.scan import Scan, write_volume
 from strega_jax.scans.source import open_scan
@@ -205,16 +205,11 @@ def _record(recipe: Recipe, seed: int) -> dict[str, Any]:
     record = {
         "image": image,
         "mask": None if recipe.kind == "control" else f"{place}/{stem}_label-lesion_mask.nii.gz",
-        "sources": [{"file": path.name, "sha256": _sha256(path)} for path in used if path],
+        "sources": [{"file": path.name, "sha256": file_sha256(path)} for path in used if path],
         "synthesis": {"kind": recipe.kind, **dict(recipe.settings)},
         "seed": seed,
     }
     return record
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe(folder: Path, digest: str) -> None:

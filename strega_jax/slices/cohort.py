@@ -11,7 +11,7 @@ from tqdm import tqdm
 from strega_jax.config import Preprocess, settings_hash
 from strega_jax.errors import ScanError, StoreError
 from strega_jax.scans.case import Case
-from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_files
+from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
 from strega_jax.scans.splits import SplitRule
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
@@ -115,7 +115,7 @@ def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing:
 
 def _update(case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike) -> bool:
     """Prepare one scan unless it is up to date; whether it had to be."""
-    source_sha256 = "+".join(slice_store.file_sha256(path) for path in scan_files(case, brain))
+    source_sha256 = scan_digest(case, brain)
     digest = settings_hash(settings)
     entry = slice_store.read_entry(output, case.name)
     if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from strega_jax.config import Preprocess, build_dataclass, settings_hash
 from strega_jax.errors import ConfigError, StoreError
-from strega_jax.scans.files import write_json
+from strega_jax.scans.files import file_sha256, write_json
 from strega_jax.scans.splits import SplitRule
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume
@@ -250,9 +250,3 @@ def _entry(fields: dict[str, Any]) -> Entry:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     sums = fields["sums"]
     return Entry(**{**fields, "sums": (tuple(sums[0]), tuple(sums[1]), int(sums[2]))})
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

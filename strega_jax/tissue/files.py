@@ -7,7 +7,7 @@ import numpy as np
 
 from strega_jax.errors import ScanError
 from strega_jax.scans.files import write_json
-from strega_jax.scans.scan import Scan, stem, write_volume
+from strega_jax.scans.scan import Scan, write_volume
 from strega_jax.tissue import mixel
 from strega_jax.tissue.segmentation import TissueMap
 
@@ -28,37 +28,37 @@ def file_raster(scan: Scan) -> mixel.Raster:
     return (axes[0], backwards[0]), (axes[1], backwards[1]), (axes[2], backwards[2])
 
 
-def write_fast(folder: Path, tissue: TissueMap, scan: Scan) -> None:
-    """Write what FAST would: `<stem>_seg`, `_pveseg`, `_pve_<class>`, `_mixeltype`, `_bias`, `_restore`."""
+def write_fast(folder: Path, name: str, tissue: TissueMap, scan: Scan) -> None:
+    """Write what FAST would: `<name>_seg`, `_pveseg`, `_pve_<class>`, `_mixeltype`, `_bias`, `_restore`."""
     volumes = {"seg": tissue.seg, "pveseg": tissue.pveseg, "mixeltype": tissue.mixeltype}
     volumes |= {f"pve_{c}": np.ascontiguousarray(tissue.pve[..., c]) for c in range(tissue.pve.shape[-1])}
     volumes |= {"bias": tissue.bias, "restore": tissue.restored}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, volume in volumes.items():
-        write_volume(folder / f"{stem(scan.path)}_{name}.nii.gz", volume, scan)
+    for kind, volume in volumes.items():
+        write_volume(folder / f"{name}_{kind}.nii.gz", volume, scan)
 
 
-def write_bids(folder: Path, tissue: TissueMap, scan: Scan, provenance: dict[str, Any]) -> None:
+def write_bids(folder: Path, name: str, tissue: TissueMap, scan: Scan, provenance: dict[str, Any]) -> None:
     """Write BIDS derivatives: `_dseg` (labels of `pveseg`), `_label-<tissue>_probseg`, `_desc-restored`, sidecars.
 
-    Three classes only; `provenance` goes into every sidecar.
+    Three classes only; `name` is the scan's, with its BIDS suffix; `provenance` goes into every sidecar.
     """
     if tissue.pve.shape[-1] != len(TISSUES):
         raise ScanError(f"{scan.path}: BIDS names tissues for 3 classes, not {tissue.pve.shape[-1]}; leave --bids out")
-    entities, _, suffix = stem(scan.path).rpartition("_")
+    entities, _, suffix = name.rpartition("_")
     entities = entities or suffix
     # The source's own `desc-` says how the brain was extracted; the derivative's says what was done here.
     base = "_".join(part for part in entities.split("_") if not part.startswith("desc-"))
     labels = {"LabelMap": {"GM": 1, "WM": 2, "CSF": 3}}
     volumes: list[tuple[str, np.ndarray, dict[str, Any]]] = [(f"{base}_dseg", BIDS_LABEL[tissue.pveseg], labels)]
-    for c, name in enumerate(TISSUES):
+    for c, class_name in enumerate(TISSUES):
         fraction = np.ascontiguousarray(tissue.pve[..., c])
-        volumes.append((f"{base}_label-{name}_probseg", fraction, {"Type": "PartialVolumeFraction"}))
+        volumes.append((f"{base}_label-{class_name}_probseg", fraction, {"Type": "PartialVolumeFraction"}))
     volumes.append((f"{base}_desc-restored_{suffix}", tissue.restored, {"SkullStripped": True}))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, volume, about in volumes:
-        write_volume(folder / f"{name}.nii.gz", volume, scan)
-        write_json(folder / f"{name}.json", about | provenance)
+    for file_name, volume, about in volumes:
+        write_volume(folder / f"{file_name}.nii.gz", volume, scan)
+        write_json(folder / f"{file_name}.json", about | provenance)
 
 
 def describe_derivatives(folder: Path) -> None:
