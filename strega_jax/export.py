@@ -11,28 +11,16 @@ pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues i
 is a folder with a safetensors file, a fraction of a checkpoint's size.
 """
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from absl import flags
-from jax import export
-from jaxtyping import Array, Float, Int
 
 from strega_jax import command
-from strega_jax.config import Run
 from strega_jax.errors import ConfigError
-from strega_jax.models.calibration import Calibration, healthy_value
-from strega_jax.models.exported import write_exported
-from strega_jax.models.model import Model, score_and_reconstruct
-from strega_jax.models.opened import EXPORTED, SHIPPED, Opened
+from strega_jax.models.exporting import export_model
+from strega_jax.models.opened import EXPORTED, SHIPPED
 from strega_jax.models.opening import open_model
 from strega_jax.models.weights import save_weights
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", str(SHIPPED), "Workdir of a training run, or one checkpoint. Default: the package's own weights."
@@ -53,83 +41,6 @@ def main() -> int:
     export_model(open_model(_CHECKPOINT.value or SHIPPED), output, _FORMAT.value or "stablehlo")
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {_FORMAT.value}")
     return 0
-
-
-def export_model(opened: Opened, output: Path, kind: str) -> None:
-    """Write `opened`, which must come from a checkpoint, to `output` as `stablehlo` or `onnx`.
-
-    Raises:
-        ConfigError: it is an exported file itself; or ONNX cannot be had (no jax2onnx, or a score that is random).
-    """
-    model = opened.model
-    if not isinstance(model, Model):
-        raise ConfigError(f"{model.source} is an exported model already; give the checkpoint")
-    network = to_stablehlo(model) if kind == "stablehlo" else to_onnx(model)
-    about = {
-        "run": _with_fixed_threshold(model.about.run, opened.calibration).to_dict(),
-        "preprocess": dataclasses.asdict(model.about.preprocess),
-        "image_shape": list(model.about.image_shape),
-        "training_scans": model.about.training_scans,
-        "training_slices": model.about.training_slices,
-        "split": model.about.split and dataclasses.asdict(model.about.split),
-        "reference": opened.reference.to_dict() if opened.reference else None,
-    }
-    write_exported(output, kind, network, about)
-
-
-def program_of(model: Model) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-    """Stored slices, their positions and the number of the batch → scores and unnormalised reconstructions."""
-    seed = model.about.run.seed
-
-    def program(
-        images: Float[Array, "b h w c"], position: Float[Array, " b"], number: Int[Array, ""]
-    ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w c"]]:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        raw = {"images": images, "position": position}
-        return score_and_reconstruct(model.detector, model.about.normalisation, model.variables, raw, key)
-
-    return program
-
-
-def to_stablehlo(model: Model) -> bytes:
-    """The program for any batch size on CPU, CUDA and TPU, weights inside."""
-    (batch,) = export.symbolic_shape("b")
-    shapes = (
-        jax.ShapeDtypeStruct((batch, *model.about.image_shape), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.float32),
-        jax.ShapeDtypeStruct((), jnp.int32),
-    )
-    return bytes(export.export(jax.jit(program_of(model)), platforms=PLATFORMS)(*shapes).serialize())
-
-
-def to_onnx(model: Model) -> bytes:
-    """The program as an ONNX graph for any batch size, weights inside. Raises ConfigError."""
-    if getattr(model.detector, "samples", 0):
-        raise ConfigError(
-            "model.samples > 0: the score is random, which ONNX cannot repeat; export stablehlo, or a model with 0"
-        )
-    try:
-        from jax2onnx import to_onnx as convert  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError("--format=onnx needs jax2onnx: pip install 'strega-jax[onnx]'") from error
-    # The score of such a model depends neither on the key nor on the batch's number.
-    program = program_of(model)
-
-    def first(images: Float[Array, "b h w c"], position: Float[Array, " b"]) -> tuple[Array, Array]:
-        return program(images, position, jnp.zeros((), jnp.int32))
-
-    inputs = [("B", *model.about.image_shape), ("B",)]
-    graph: Any = convert(first, inputs=inputs, model_name="strega_jax", input_names=["images", "position"])
-    return graph.SerializeToString()
-
-
-def _with_fixed_threshold(run: Run, calibration: Calibration | None) -> Run:
-    value = healthy_value(run.postprocess, calibration)
-    if value is None:
-        return run
-    kind = "hysteresis" if run.postprocess.threshold == "hysteresis" else "fixed"
-    postprocess = dataclasses.replace(run.postprocess, threshold=kind, value=value)
-    return dataclasses.replace(run, postprocess=postprocess)
 
 
 def cli() -> None:

@@ -18,7 +18,7 @@ from conftest import small_run
 from strega_jax.augment import augment, noise, spatial
 from strega_jax.config import Augment
 from strega_jax.detectors import build, layers
-from strega_jax.inference.model import score_and_reconstruct
+from strega_jax.models.model import score_and_reconstruct
 from strega_jax.slices.store import Normalisation
 from strega_jax.training.mesh import data_mesh
 from strega_jax.training.state import init_state, make_optimizer

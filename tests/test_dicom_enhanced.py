@@ -201,7 +201,7 @@ def test_a_multi_frame_file_that_contradicts_itself_is_named(volumes, message, t
 
 def test_segmentations_of_two_echoes_are_two_objects_even_with_equal_masks(volumes, tmp_path):
     pytest.importorskip("highdicom", reason="no highdicom: DICOM SEG was NOT checked")
-    from strega_jax.inference.dicom_seg import write_segmentation
+    from strega_jax.output.dicom_seg import write_segmentation
 
     write_enhanced(tmp_path / "study" / "file", volumes, oblique(), echoes=[12.0, 96.0])
     for series in find_study(tmp_path / "study").series:

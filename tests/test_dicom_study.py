@@ -261,7 +261,7 @@ def test_a_users_word_on_a_contrast_counts_and_what_matches_nothing_is_listed(st
     for which in ("C", "Ax T2 FLAIR", "5"):
         chosen = choose_contrasts(found, [f"{which}=t1ce", "DICOM=PD"])
         assert [case.contrast for case in chosen] == ["T1ce", "PD"]
-        assert open_scan(chosen[0]).contrast == "T1ce"
+        assert open_scan(chosen[0], brain="given").contrast == "T1ce"
     assert [case.name for case in choose_contrasts(found, ["FLAIR"])] == ["C"]
     assert choose_contrasts(found, []) == found
     with pytest.raises(ConfigError) as told:

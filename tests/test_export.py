@@ -14,8 +14,8 @@ from small_workdir import small_scan, small_workdir
 import strega_jax
 from strega_jax.detection.detect import detect_slices
 from strega_jax.errors import CheckpointError, ConfigError
-from strega_jax.export import export_model, to_stablehlo
 from strega_jax.models.exported import load_exported
+from strega_jax.models.exporting import export_model, to_stablehlo
 from strega_jax.models.opening import open_model
 from strega_jax.models.weights import save_weights
 from strega_jax.scans.cohorts import find_cases

@@ -15,7 +15,6 @@ import pytest
 from small_workdir import small_scan, small_workdir
 
 import strega_jax
-from strega_jax.command import with_underscores
 from strega_jax.errors import CheckpointError, ConfigError, ScanError
 from strega_jax.failures import LOG, DiskFullError, Failures, run_error, told
 from strega_jax.inference.batch import Settings, detect_all, is_complete
@@ -140,23 +139,6 @@ def _detection(opened, path):
     from strega_jax.scans.source import open_scan
 
     return detect_scan(opened.model, open_scan(path), opened.model.about.run.postprocess, opened.calibration)
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        ("--dry-run", "--dry_run"),
-        ("--participant-label=a-b", "--participant_label=a-b"),
-        ("--no-pages", "--nopages"),
-        ("--config.training.batch_size=3", "--config.training.batch_size=3"),
-        ("-x", "-x"),
-        ("value-with-hyphens", "value-with-hyphens"),
-    ],
-)
-def test_hyphens_are_as_good_as_underscores(given, meant):
-    import strega_jax.predict  # noqa: F401  defines the flags
-
-    assert with_underscores([given]) == [meant]
 
 
 def test_a_reader_that_leaves_and_a_closed_stderr_stop_nothing(tmp_path):

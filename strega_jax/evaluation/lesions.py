@@ -62,7 +62,7 @@ class LesionMatch:
         return _share(mark.true for mark in self.marks)
 
     def f1(self) -> float:
-        """2·found / (2·found + missed + false marks); NaN without lesions."""
+        """2·found / (2·found + missed + false positives); NaN without lesions."""
         if not self.lesions:
             return float("nan")
         found = sum(lesion.found for lesion in self.lesions)
