@@ -1,5 +1,6 @@
 """Cohorts of whole heads: refused, vouched for, or cut out by their masks."""
 
+import errno
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,9 @@ import pytest
 from nilearn import datasets
 
 from strega_jax.config import Preprocess
+from strega_jax.failures import LOG, DiskFullError
 from strega_jax.scans.cohorts import find_cases
+from strega_jax.slices import cohort
 from strega_jax.slices.cohort import Outcome, prepare_cohort
 from strega_jax.slices.store import SliceStore
 
@@ -56,3 +59,29 @@ def test_a_missing_mask_fails_its_scan_alone(heads: Path, tmp_path: Path) -> Non
     )
     assert outcome.prepared == 0
     assert "sub-01_T1w.nii.gz" in outcome.failures[0]
+
+
+def test_an_unforeseen_error_of_one_scan_leaves_the_others_prepared(heads: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "in").mkdir()
+    brain = heads / "brains" / "sub-01_T1w.nii.gz"
+    for name in ("sub-01", "sub-02", "sub-03"):
+        (tmp_path / "in" / f"{name}_T1w.nii.gz").write_bytes(brain.read_bytes())
+    prepare_one = cohort.preprocess
+
+    def fails_for_one(scan, settings):
+        if "sub-02" in scan.path.name:
+            raise ValueError("as no one foresaw")
+        return prepare_one(scan, settings)
+
+    monkeypatch.setattr(cohort, "preprocess", fails_for_one)
+    cases = find_cases(tmp_path / "in")
+    splits = {case.subject: "train" for case in cases}
+    outcome = prepare_cohort(cases, splits, tmp_path / "store", SETTINGS, workers=1)
+    assert outcome.prepared == 2
+    (message,) = outcome.failures
+    assert "sub-02_T1w.nii.gz" in message
+    assert "as no one foresaw" in (tmp_path / "store" / LOG).read_text()
+    assert len(SliceStore.open(tmp_path / "store").entries) == 2
+    monkeypatch.setattr(cohort, "preprocess", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(DiskFullError):
+        prepare_cohort(cases[1:2], splits, tmp_path / "store", SETTINGS, workers=1)

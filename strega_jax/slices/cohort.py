@@ -3,13 +3,14 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
 from strega_jax.errors import ScanError, StoreError
+from strega_jax.failures import Failures
+from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
 from strega_jax.scans.splits import SplitRule
@@ -66,6 +67,7 @@ def prepare_cohort(
 
     Raises:
         StoreError: the store holds scans of other cohorts that were prepared with other settings or split otherwise.
+        StregaError: what no scan can be blamed for, such as a full disk; see `failures.run_error`.
     """
     rule = rule or SplitRule()
     (output / "scans").mkdir(parents=True, exist_ok=True)
@@ -74,20 +76,21 @@ def prepare_cohort(
     subjects = sorted({case.subject for case in cases})[process_index::process_count]
     mine = [case for case in cases if case.subject in set(subjects)]
     made: dict[str, bool] = {}
-    failures = []
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_update, case, splits[case.subject], output, settings, brain): case for case in mine}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="preparing", unit="scan"):
-            try:
-                made[jobs[job].name] = job.result()
-            except (ScanError, OSError) as error:
-                failures.append(str(error))
-                log.error("%s", error)
+    failures = Failures(output)
+
+    def update(case: Case) -> bool:
+        return _update(case, splits[case.subject], output, settings, brain)
+
+    for case, done, error in tqdm(in_threads(mine, update, workers), total=len(mine), desc="preparing", unit="scan"):
+        if error is None:
+            made[case.name] = done
+        else:
+            log.error("%s", failures.add(case.image, error))
     others = _count_others(output, settings, rule, names - made.keys()) - len(made)
     if made or others:
         slice_store.write_manifest(output, settings, rule)
     prepared = sum(made.values())
-    return Outcome(prepared, len(made) - prepared, tuple(failures), others)
+    return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others)
 
 
 def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing: set[str]) -> int:
