@@ -5,9 +5,10 @@
 
 `--kind` says what is added to the (brain-extracted) healthy scans:
 
-  tumour  tumours cut from labelled cases (--donors), superimposed as in the paper's eq. 15
-  lesion  blobs of known size and contrast, every --sizes_ml with every --contrasts: dose and response
-  local   regions deformed, shifted, mirrored, noised or recoloured, in the manner of the MOOD challenge
+  tumour    tumours cut from labelled cases (--donors), superimposed as in the paper's eq. 15
+  lesion    blobs of known size and contrast, every --sizes_ml with every --contrasts: dose and response
+  rendered  nothing: they are rendered in --as_contrasts, for healthy references of contrasts without a healthy cohort
+  local     regions deformed, shifted, mirrored, noised or recoloured, in the manner of the MOOD challenge
 
 The output is a BIDS-like folder of images, masks, a sidecar for each image and provenance.json. The same command
 gives the same voxels; started again it goes on where it stopped.
@@ -22,10 +23,12 @@ from strega_jax.scans import synthetic
 from strega_jax.scans.anomalies import ANOMALIES
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.looks import LOOKS
+from strega_jax.scans.scan import Scan
 from strega_jax.scans.splits import subject_splits
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local"], "What is added to the healthy scans.")
+flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local", "rendered"], "What is done to the scans.")
 flags.DEFINE_string("healthy", None, "Folder of healthy, brain-extracted scans.", required=True)
 flags.DEFINE_string("output", None, "Folder for the set.", required=True)
 flags.DEFINE_string("contrast", "T1w", "Contrast of the healthy scans.")
@@ -39,6 +42,7 @@ flags.DEFINE_enum("how", "add", ["add", "replace"], "tumour: add to the image (e
 flags.DEFINE_list("sizes_ml", ["1", "5", "20", "50"], "lesion: volumes in millilitres.")
 flags.DEFINE_list("contrasts", ["-0.2", "-0.4", "-0.6"], "lesion: change of intensity in units of the brain's range.")
 flags.DEFINE_float("texture", 0.2, "lesion: SD of the change, as a share of it.", lower_bound=0)
+flags.DEFINE_list("as_contrasts", list(LOOKS), "rendered: contrasts that healthy T1w scans are rendered in.")
 flags.DEFINE_list("anomalies", list(ANOMALIES), "local: kinds of change.")
 
 
@@ -46,11 +50,19 @@ def main() -> int:
     """Make the set; 0 where it is complete."""
     output = command.output_folder(FLAGS.output)
     recipes = plan(healthy_cases())
-    for _ in tqdm(synthetic.make_set(output, recipes, FLAGS.seed), total=len(recipes), unit="image"):
+    for _ in tqdm(synthetic.make_set(output, recipes, FLAGS.seed, render), total=len(recipes), unit="image"):
         pass
-    changed = sum(recipe.kind != "control" for recipe in recipes)
+    changed = sum(recipe.kind not in ("control", "rendered") for recipe in recipes)
     print(f"{output}: {changed} images with an anomaly, {len(recipes) - changed} controls")
     return 0
+
+
+def render(scan: Scan, contrast: str, seed: int) -> Scan:
+    """The healthy scan in another contrast."""
+    # The other kinds do not wait for the segmentation's imports.
+    from strega_jax.slices.rendering import render_contrasts
+
+    return render_contrasts(scan, (contrast,), seed)[contrast]
 
 
 def healthy_cases() -> list[Case]:
@@ -70,6 +82,10 @@ def plan(healthy: list[Case]) -> list[synthetic.Recipe]:
     if FLAGS.kind == "lesion":
         sizes, contrasts = numbers("sizes_ml"), numbers("contrasts")
         return synthetic.plan_doses(healthy, sizes, contrasts, FLAGS.texture, count, controls, seed)
+    if FLAGS.kind == "rendered":
+        if FLAGS.contrast != "T1w":
+            raise ConfigError(f"--kind=rendered renders T1w scans, not --contrast={FLAGS.contrast}")
+        return synthetic.plan_rendered(healthy, FLAGS.as_contrasts, count, seed)
     if FLAGS.kind == "local":
         return synthetic.plan_local(healthy, FLAGS.anomalies, count, controls, seed)
     if not FLAGS.donors:

@@ -50,16 +50,24 @@ def detect_slices(
     samples: int = 0,
 ) -> Detection:
     """`detect_scan` for a scan that is preprocessed already."""
-    scores, reconstruction = model.score(slices.images, slices.position)
-    score = slices.back(_refined(scores, scan, slices, model, settings))
-    threshold = healthy_value(settings, calibration)
+    score, reconstruction = anomaly_map(model, scan, slices, settings)
+    threshold = healthy_value(settings, calibration, scan.contrast)
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
     uncertainty = None
     if samples:
         from strega_jax.models.uncertainty import score_deviation
 
         uncertainty = slices.back(score_deviation(model, slices.images, slices.position, samples))
-    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold)
+    source = "" if calibration is None or threshold is None else calibration.source(scan.contrast)
+    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold, source)
+
+
+def anomaly_map(
+    model: Scorer, scan: Scan, slices: SliceVolume, settings: Postprocess
+) -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "k h w c"]]:
+    """Refined scores on the scan's canonical grid, 0 outside the brain; and the network's reconstruction."""
+    scores, reconstruction = model.score(slices.images, slices.position)
+    return slices.back(_refined(scores, scan, slices, model, settings)), reconstruction
 
 
 def _refined(

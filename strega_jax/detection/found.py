@@ -22,6 +22,7 @@ class Detection:
         mask: (x, y, z) what is marked as anomalous.
         uncertainty: (x, y, z) float32 standard deviation of the score over latent samples, if it was asked for.
         healthy_threshold: the threshold that came from healthy scans, if one did.
+        threshold_source: which healthy scans these were, in words; see `Calibration.source`.
     """
 
     scan: Scan
@@ -31,3 +32,4 @@ class Detection:
     mask: Bool[np.ndarray, "x y z"]
     uncertainty: Float[np.ndarray, "x y z"] | None = None
     healthy_threshold: float | None = None
+    threshold_source: str = ""

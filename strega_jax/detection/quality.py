@@ -54,7 +54,7 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
     lost = _slice_flags(scan.data, slices.brain)
     return [
         *_header_flags(scan),
-        *_contrast_flags(scan.contrast, training_contrast),
+        *_contrast_flags(scan.contrast, training_contrast, slices),
         *_pose_flags(scan, slices, scan.contrast or training_contrast),
         *lost,
         *_brain_warnings(scan, slices.brain, whole=not lost),
@@ -65,11 +65,16 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
 
 
 def measure(detection: Detection) -> dict[str, float]:
-    """What a scan is compared by with the training scans: shares of `csf`, `gm`, `wm`, `brain_ml` and `error`."""
+    """What a scan is compared by with the training scans: shares of `csf`, `gm`, `wm`, `brain_ml` and `error`.
+
+    Without `gm` and `wm` where the contrast does not tell them apart.
+    """
     pve = detection.slices.tissue.pve
     brain = float(pve.sum())
     seen = {name: float(pve[..., c].sum()) / brain for c, name in enumerate(("csf", "gm", "wm"))}
     error = slice_error(detection.slices.images, detection.reconstruction)
+    if detection.slices.grey_from_template:
+        seen = {"csf": seen["csf"]}
     return {**seen, "brain_ml": brain * detection.scan.voxel_ml, "error": error}
 
 
@@ -79,6 +84,8 @@ def reference_warnings(measured: Mapping[str, float], reference: Reference | Non
         return []
     flags = []
     for name, least in LEAST_STD.items():
+        if name not in measured:
+            continue
         value, spread = measured[name], reference.numbers[name]
         if abs(value - spread.mean) > UNLIKE_STD * max(spread.std, least):
             shown = (
@@ -136,11 +143,11 @@ def _header_flags(scan: Scan) -> list[QualityWarning]:
     return [QualityWarning("orientation", "the header sets neither sform nor qform: left and right are a guess")]
 
 
-def _contrast_flags(contrast: str, training_contrast: str) -> list[QualityWarning]:
+def _contrast_flags(contrast: str, training_contrast: str, slices: SliceVolume) -> list[QualityWarning]:
     if contrast == UNKNOWN:
         reason = f"nothing tells the contrast: read as {training_contrast}. Name it (--contrast)"
         return [QualityWarning("contrast", reason)]
-    if contrast == training_contrast or contrast in tissue_contrasts():
+    if contrast == training_contrast or contrast in tissue_contrasts() or slices.grey_from_template:
         return []
     known = ", ".join(tissue_contrasts())
     return [
@@ -149,9 +156,13 @@ def _contrast_flags(contrast: str, training_contrast: str) -> list[QualityWarnin
 
 
 def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[QualityWarning]:
-    if contrast not in tissue_contrasts():
+    fractions = slices.tissue.pve
+    if slices.grey_from_template:  # classes of brightness: what is not fluid counts as half grey, half white
+        tissue = (fractions[..., 1:2] + fractions[..., 2:]) / 2
+        fractions = np.concatenate([fractions[..., :1], tissue, tissue], axis=-1)
+    elif contrast not in tissue_contrasts():
         return []
-    pose = fit_pose(slices.tissue.pve, scan.affine)
+    pose = fit_pose(fractions, scan.affine)
     if pose.exchanged > max(pose.best + POSE_MARGIN, SURE_FIT):
         return [
             QualityWarning(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -23,22 +24,50 @@ RATES = np.geomspace(1e-5, 0.5, 200)
 
 
 @dataclasses.dataclass(frozen=True)
+class HealthyScores:
+    """Score thresholds of healthy brains rendered in another contrast, at the calibration's rates."""
+
+    scans: int
+    thresholds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Score thresholds of healthy held-out brains."""
+    """Score thresholds of healthy held-out brains.
+
+    The training contrast's come from real scans. Those of other contrasts, in `contrasts`, come from brains rendered
+    from them (`detection.contrast_calibration`); a key is a contrast, or several that are fused (`fused_name`).
+    """
 
     refinement: dict[str, float]  # of the scores, as `Postprocess.refinement` says
     scans: int
     rates: tuple[float, ...]  # share of voxels above …
     thresholds: tuple[float, ...]  # … this score
+    contrasts: Mapping[str, HealthyScores] = dataclasses.field(default_factory=dict)
 
-    def threshold(self, settings: Postprocess) -> float:
-        """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed."""
+    def threshold(self, settings: Postprocess, contrast: str = "") -> float:
+        """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed.
+
+        Of `contrast`, or of the training contrast where there is no table for it; `source` says which.
+        """
         if settings.refinement != self.refinement:
             raise CheckpointError(
                 f"the model was calibrated with {_told(self.refinement)}, asked for {_told(settings.refinement)}; "
                 "calibrate it again with `python -m strega_jax.train --evaluate`"
             )
-        return float(np.interp(np.log(settings.false_positive_rate), np.log(self.rates), self.thresholds))
+        thresholds = self.contrasts[contrast].thresholds if contrast in self.contrasts else self.thresholds
+        return float(np.interp(np.log(settings.false_positive_rate), np.log(self.rates), thresholds))
+
+    def source(self, contrast: str) -> str:
+        """Which healthy brains `threshold` takes for a contrast, in words."""
+        if contrast in self.contrasts:
+            return f"{self.contrasts[contrast].scans} healthy brains rendered in {contrast}"
+        return f"{self.scans} healthy brains of the training contrast"
+
+
+def fused_name(contrasts: Sequence[str]) -> str:
+    """The key of `Calibration.contrasts` for the fused anomaly map of these contrasts, in any order."""
+    return "+".join(sorted(contrasts))
 
 
 def calibrate(model: Scorer, store: SliceStore, settings: Postprocess) -> Calibration:
@@ -77,7 +106,12 @@ def load_calibration(checkpoint: PathLike) -> Calibration | None:
         return None
     try:
         fields = json.loads(path.read_text())
-        return Calibration(**fields | {name: tuple(fields[name]) for name in ("rates", "thresholds")})
+        fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
+        contrasts = {
+            name: HealthyScores(table["scans"], tuple(table["thresholds"]))
+            for name, table in fields.get("contrasts", {}).items()
+        }
+        return Calibration(**fields | {"contrasts": contrasts})
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged or of another version ({error}); delete it and calibrate again with "
@@ -100,8 +134,8 @@ def _told(refinement: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in refinement.items())
 
 
-def healthy_value(settings: Postprocess, calibration: Calibration | None) -> float | None:
-    """The threshold that the settings take from healthy scans, if they do."""
+def healthy_value(settings: Postprocess, calibration: Calibration | None, contrast: str = "") -> float | None:
+    """The threshold that the settings take from healthy scans of a contrast, if they do."""
     if not settings.needs_calibration:
         return None
     if calibration is None:
@@ -109,4 +143,4 @@ def healthy_value(settings: Postprocess, calibration: Calibration | None) -> flo
             f"postprocess.threshold is {settings.threshold!r}, but the checkpoint has no calibration.json beside "
             "it; make it with `python -m strega_jax.train --evaluate`, or choose 'otsu'"
         )
-    return calibration.threshold(settings)
+    return calibration.threshold(settings, contrast)

@@ -112,6 +112,8 @@ def summarise(detection: Detection, source: str, components: Sequence[Component]
         "checkpoint": source,
         "anomaly_ml": float(detection.mask.sum() * scan.voxel_ml),
         "brain_ml": float(detection.slices.brain.sum() * scan.voxel_ml),
+        "healthy_threshold": detection.healthy_threshold,
+        "healthy_threshold_from": detection.threshold_source,
         "components": [dataclasses.asdict(component) for component in components],
         "slice_boxes": [dataclasses.asdict(box) for box in slice_boxes(detection.mask)],
         "grid": "boxes count voxels of the scan in RAS order; centroids are scanner millimetres",

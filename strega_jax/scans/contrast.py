@@ -18,6 +18,8 @@ class ContrastRow:
         bids: its suffix in BIDS; T1ce is a T1w with the entity `ce-gadolinium`.
         fluid_bright: whether cerebrospinal fluid is the brightest tissue, so that classes are numbered from it on.
         tissues: whether the classes of its segmentation are CSF, grey and white matter.
+        grey_from_template: whether its segmentation tells fluid from tissue, but grey from white matter in no order
+            that all scanners share, so that a model of another contrast is shown the template's grey and white.
         lesion: what a tumour's oedema does to the intensity, as a share of the brain's range.
     """
 
@@ -26,13 +28,14 @@ class ContrastRow:
     fluid_bright: bool
     tissues: bool
     lesion: float
+    grey_from_template: bool = False
 
 
 CONTRASTS: dict[Contrast, ContrastRow] = {
     "T1w": ContrastRow(("t1w", "t1", "t1n"), "T1w", False, True, -0.6),
     "T1ce": ContrastRow(("t1ce", "t1c", "t1gd", "t1wks", "t1post"), "T1w", False, True, -0.6),
     "T2w": ContrastRow(("t2w", "t2"), "T2w", True, True, 0.6),
-    "FLAIR": ContrastRow(("flair", "t2f"), "FLAIR", False, False, 0.6),
+    "FLAIR": ContrastRow(("flair", "t2f"), "FLAIR", False, False, 0.6, grey_from_template=True),
     "PD": ContrastRow(("pd", "pdw"), "PDw", False, False, 0.6),
 }
 NAMES: tuple[Contrast, ...] = get_args(Contrast)

@@ -1,10 +1,13 @@
-"""Test sets whose truth is known to the voxel: healthy brains with superimposed tumours, lesions or local changes."""
+"""Test sets whose truth is known to the voxel: healthy brains with superimposed tumours, lesions or local changes.
+
+And healthy brains rendered in other contrasts, whose truth is that there is nothing.
+"""
 
 import dataclasses
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
 from strega_jax.scans.case import Case, read_truth
 from strega_jax.scans.files import file_sha256, write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion
+from strega_jax.scans.looks import LOOKS
 from strega_jax.scans.scan import Scan, write_volume
 from strega_jax.scans.source import open_scan
 
 PROVENANCE = "provenance.json"
+Render = Callable[[Scan, str, int], Scan]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Recipe:
     """One synthetic image: which healthy scan, what is done to it, and what it is called."""
 
     healthy: Case
-    kind: str  # tumour, lesion, local or control
+    kind: str  # tumour, lesion, local, rendered or control
     label: str  # letters and digits; the `acq-` entity of the file's name
     settings: tuple[tuple[str, Any], ...] = ()
     donor: Case | None = None  # of the tumour
@@ -141,11 +146,21 @@ def plan_local(healthy: Sequence[Case], kinds: Sequence[str], count: int, contro
     return recipes + [Recipe(case, "control", "control") for case in chosen[:controls]]
 
 
-def make_set(folder: Path, recipes: Sequence[Recipe], seed: int) -> Iterator[Path]:
+def plan_rendered(healthy: Sequence[Case], contrasts: Sequence[str], count: int, seed: int) -> list[Recipe]:
+    """Each of `count` healthy scans in every contrast."""
+    if unknown := set(contrasts) - set(LOOKS):
+        raise ConfigError(f"cannot render {', '.join(sorted(unknown))}; known: {', '.join(LOOKS)}")
+    _enough(healthy, count)
+    chosen = [healthy[i] for i in np.random.default_rng(seed).permutation(len(healthy))[:count]]
+    return [Recipe(case, "rendered", "rendered", (("contrast", name),)) for case in chosen for name in contrasts]
+
+
+def make_set(folder: Path, recipes: Sequence[Recipe], seed: int, render: Render | None = None) -> Iterator[Path]:
     """Write a synthetic set, BIDS-like, one image after the other; what is already there and equal is kept.
 
     Each image has a sidecar that says how it was made, and a `label-lesion_mask` unless it is a control.
-    `provenance.json` in the folder gathers the sidecars when all are done.
+    `provenance.json` in the folder gathers the sidecars when all are done. Recipes of the kind `rendered` need
+    `render`: scan, contrast and seed → the scan in that contrast.
 
     Yields:
         The path of each image once it, its mask and its sidecar are complete.
@@ -163,12 +178,12 @@ def make_set(folder: Path, recipes: Sequence[Recipe], seed: int) -> Iterator[Pat
     for recipe, record in zip(recipes, content, strict=True):
         path = folder / record["image"]
         if not path.with_name(path.name.removesuffix(".nii.gz") + ".json").exists():
-            _make(folder, recipe, record, seed)
+            _make(folder, recipe, record, seed, render)
         yield path
     write_json(folder / PROVENANCE, {"seed": seed, "recipes_sha256": digest, "images": content})
 
 
-def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int) -> None:
+def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int, render: Render | None) -> None:
     scan = open_scan(recipe.healthy)
     # Its own stream for every image, so that none depends on how many were made before it.
     rng = np.random.default_rng([seed, zlib.crc32(record["image"].encode())])
@@ -181,6 +196,8 @@ def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int) -> No
         image, mask = plant_lesion(scan.data, brain, scan.spacing_mm, rng, **settings)
     elif recipe.kind == "local":
         image, mask = local_anomaly(scan.data, brain, scan.spacing_mm, rng, **settings)
+    elif recipe.kind == "rendered" and render is not None:
+        image, mask = render(scan, settings["contrast"], seed).data, None
     else:
         image, mask = scan.data, None
     path = folder / record["image"]
@@ -200,11 +217,12 @@ def _record(recipe: Recipe, seed: int) -> dict[str, Any]:
     case = recipe.healthy
     stem = "_".join(part for part in (case.subject, case.session, f"acq-{recipe.label}") if part)
     place = "/".join(part for part in (case.subject, case.session, "anat") if part)
-    image = f"{place}/{stem}_desc-brain_{case.contrast or 'T1w'}.nii.gz"
+    contrast = dict(recipe.settings).get("contrast") if recipe.kind == "rendered" else case.contrast
+    image = f"{place}/{stem}_desc-brain_{contrast or 'T1w'}.nii.gz"
     used = [case.image] + ([recipe.donor.image, recipe.donor.mask] if recipe.donor else [])
     record = {
         "image": image,
-        "mask": None if recipe.kind == "control" else f"{place}/{stem}_label-lesion_mask.nii.gz",
+        "mask": None if recipe.kind in ("control", "rendered") else f"{place}/{stem}_label-lesion_mask.nii.gz",
         "sources": [{"file": path.name, "sha256": file_sha256(path)} for path in used if path],
         "synthesis": {"kind": recipe.kind, **dict(recipe.settings)},
         "seed": seed,

@@ -71,15 +71,25 @@ def fixed_grid(scan: Scan, brain: Bool[np.ndarray, "x y z"], settings: Preproces
 
 def template_grid(scan: Scan, template_to_scan_mm: Float[np.ndarray, "4 4"], settings: Preprocess) -> SliceGrid:
     """The same field of view and heights in MNI152 space for every scan, seen through its affine alignment."""
+    shape, to_template = template_pixels(settings, scan.spacing_mm[2])
+    return SliceGrid(shape, np.linalg.inv(scan.affine) @ template_to_scan_mm @ to_template)
+
+
+def template_pixels(
+    settings: Preprocess, step_mm: float = 0.0
+) -> tuple[tuple[int, int, int], Float[np.ndarray, "4 4"]]:
+    """Shape of the template's slices, and grid index (h, w, k) → MNI152 millimetres.
+
+    `step_mm` is the distance of slices where the settings leave it to the scan.
+    """
     pixel_mm = settings.field_of_view_mm / settings.size
-    step_mm = settings.slice_spacing_mm or scan.spacing_mm[2]
+    step_mm = settings.slice_spacing_mm or step_mm
     bottom, top = TEMPLATE_HEIGHT_MM
     count = round((top - bottom) / step_mm) + 1
     to_template = np.diag([pixel_mm, pixel_mm, step_mm, 1.0])
     half = (settings.size - 1) / 2 * pixel_mm
     to_template[:3, 3] = TEMPLATE_CENTRE_MM[0] - half, TEMPLATE_CENTRE_MM[1] - half, bottom
-    to_scan = np.linalg.inv(scan.affine) @ template_to_scan_mm @ to_template
-    return SliceGrid((settings.size, settings.size, count), to_scan)
+    return (settings.size, settings.size, count), to_template
 
 
 # MNI152 world millimetres: the in-plane centre of the brain, and the heights between which it lies.

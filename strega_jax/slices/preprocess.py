@@ -10,10 +10,12 @@ from jaxtyping import Bool, Float, Int
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
 from strega_jax.scans.background import remove_background
+from strega_jax.scans.contrast import CONTRASTS, Contrast
 from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
+from strega_jax.slices.template import divide_tissue, grey_share
 from strega_jax.tissue import TissueMap, segment
 
 # Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
@@ -37,6 +39,8 @@ class SliceVolume:
         grid: how slices lie over the scan.
         brain: (x, y, z) brain mask on the scan's canonical grid.
         tissue: the tissue map, on the scan's canonical grid.
+        grey_from_template: whether the shares of GM and WM are the template's, and the classes of `tissue` fluid and
+            two of brightness.
     """
 
     images: Float[np.ndarray, "k h w c"]
@@ -45,6 +49,7 @@ class SliceVolume:
     grid: SliceGrid
     brain: Bool[np.ndarray, "x y z"]
     tissue: TissueMap
+    grey_from_template: bool = False
 
     def back(self, scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "x y z"]:
         """Scores of these slices on the scan's canonical grid; 0 outside the brain and in slices left out."""
@@ -75,7 +80,7 @@ def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
 def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     contrast: Any = told_contrast(scan, settings.contrast)
     tissue = segment(
-        _windowed(scan.data, settings.window_percentiles),
+        windowed(scan.data, settings.window_percentiles),
         scan.spacing_mm,
         contrast=contrast,
         preset=settings.tissue,
@@ -88,18 +93,32 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
     if indices.size == 0:
         raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
+    borrowed = _is_borrowed(contrast, settings)
+    maps = (
+        [tissue.pve[..., 0], beyond_tissue(scan.data, tissue)] if borrowed else _channels(scan, tissue, brain, settings)
+    )
     with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
-        channels = [stack[indices] for stack in pool.map(grid.sample, _channels(scan, tissue, brain, settings))]
-    images = np.maximum(np.stack(channels, axis=-1), BRAIN_FLOOR) * inside[indices, :, :, None]
+        channels = [stack[indices] for stack in pool.map(grid.sample, maps)]
+    images = np.stack(channels, axis=-1)
+    if borrowed:
+        images = divide_tissue(channels[0], channels[1], grey_share(settings, scan.spacing_mm[2])[indices])
+        images = images[..., :3] if settings.representation == "fractions" else images
+    images = np.maximum(images, BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
-    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue)
+    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, borrowed)
+
+
+def _is_borrowed(contrast: Contrast, settings: Preprocess) -> bool:
+    """Whether GM and WM, which the contrast does not tell apart as the training contrast does, are the template's."""
+    untold = CONTRASTS[contrast].grey_from_template and contrast != settings.contrast
+    return untold and settings.grid == "template" and settings.representation in ("fractions", "fractions_excess")
 
 
 # Windowed intensities end up between these: far enough from 0 for the segmentation's logarithm to stay even.
 WINDOWED_RANGE = (100.0, 300.0)
 
 
-def _windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]) -> Float[np.ndarray, "x y z"]:
+def windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]) -> Float[np.ndarray, "x y z"]:
     """Brain intensities beyond the percentiles set to them, and the rest stretched to `WINDOWED_RANGE`."""
     if percentiles == (0.0, 100.0):
         return image
@@ -136,6 +155,22 @@ def _channels(
         return [np.clip(restored / np.float32(bright), 0, INTENSITY_CEILING)]
     labels = tissue.pveseg if settings.representation == "pveseg" else tissue.seg
     return [labels.astype(np.float32) / np.float32(3)]
+
+
+def beyond_tissue(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float[np.ndarray, "x y z"]:
+    """How far brighter than the brightest class' median, where classes are fluid and two of tissue; 0 to 1.
+
+    The unit is half the distance from fluid to tissue, as GM lies about midway between CSF and WM in T1w, over 3 as in
+    the excess of other contrasts.
+
+    Raises:
+        ScanError: fluid is not darker than tissue.
+    """
+    classes = (tissue.pveseg == 1, tissue.pveseg > 1, tissue.pveseg == 3)
+    fluid, solid, bright = (float(np.median(image[one])) for one in classes)
+    if not fluid < solid:
+        raise ScanError("its fluid is not darker than its tissue; is it the contrast that it is said to be?")
+    return np.clip((image - bright) / (WHITE * (solid - fluid) / 2), 0, 1).astype(np.float32)
 
 
 def tissue_standardised(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float[np.ndarray, "x y z"]:
