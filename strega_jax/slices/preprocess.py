@@ -36,6 +36,7 @@ class SliceVolume:
         grid: how slices lie over the scan.
         brain: (x, y, z) brain mask on the scan's canonical grid.
         tissue: the tissue map, on the scan's canonical grid.
+        alignment: (4, 4) MNI152 millimetres → scan millimetres, for `grid="template"`.
     """
 
     images: Float[np.ndarray, "k h w c"]
@@ -44,6 +45,7 @@ class SliceVolume:
     grid: SliceGrid
     brain: Bool[np.ndarray, "x y z"]
     tissue: TissueMap
+    alignment: Float[np.ndarray, "4 4"] | None = None
 
     def back(self, scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "x y z"]:
         """Scores of these slices on the scan's canonical grid; 0 outside the brain and in slices left out."""
@@ -90,7 +92,8 @@ def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_outpu
             assume_stripped=settings.assume_stripped,
         )
     brain = tissue.seg > 0
-    grid = _grid(scan, tissue, brain, settings)
+    alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
+    grid = _grid(scan, alignment, brain, settings)
     inside = grid.sample(brain.astype(np.float32)) > 0.5
     fraction = inside.mean(axis=(1, 2))
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
@@ -100,7 +103,7 @@ def _preprocess(scan: Scan, settings: Preprocess, contrast: Contrast, fast_outpu
         channels = [stack[indices] for stack in pool.map(grid.sample, _channels(scan, tissue, brain, settings))]
     images = np.maximum(np.stack(channels, axis=-1), BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
-    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue)
+    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, alignment)
 
 
 # Windowed intensities end up between these: far enough from 0 for the segmentation's logarithm to stay even.
@@ -118,9 +121,11 @@ def _windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float
     return np.where(brain, stretched, 0).astype(np.float32)
 
 
-def _grid(scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess) -> SliceGrid:
-    if settings.grid == "template":
-        return template_grid(scan, align_to_template(tissue.pve, scan.affine), settings)
+def _grid(
+    scan: Scan, alignment: Float[np.ndarray, "4 4"] | None, brain: Bool[np.ndarray, "x y z"], settings: Preprocess
+) -> SliceGrid:
+    if alignment is not None:
+        return template_grid(scan, alignment, settings)
     if settings.grid == "fixed":
         return fixed_grid(scan, brain, settings)
     return whole_slice_grid(scan, settings)
