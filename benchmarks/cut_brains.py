@@ -75,7 +75,7 @@ def row(case: Case, scan: Scan, whole: np.ndarray, side: str, share: float, fold
     named = re.search(r"about (\d+) %|about (\d+)%", reason)
     return Row(
         accepted=True,
-        agreement=dice(found.mask, whole[kept]) if found.mask.any() or whole[kept].any() else 1.0,
+        agreement=dice(found.mask, whole[kept]) if whole[kept].any() else float(not found.mask.any()),
         flagged=side in reason,
         cropped=1 - np.count_nonzero(data) / np.count_nonzero(scan.data),
         named=float(named[1] or named[2]) / 100 if named else np.nan,

@@ -8,15 +8,18 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
+import cc3d
 import nibabel
 import numpy as np
 from jaxtyping import Bool, Float
+from nibabel.affines import apply_affine
 
 from strega_jax.inference.detect import Detection
 from strega_jax.inference.ghosting import strongest_ghost
 from strega_jax.inference.pose import fit_pose
 from strega_jax.inference.reference import Reference, slice_error
 from strega_jax.postprocess import bounding_box
+from strega_jax.scans.holes import enclosed_holes
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.slices.unseen import CUT_FACE, sections, unseen_shares
@@ -49,12 +52,12 @@ SIDES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 class Flag:
     """One doubt."""
 
-    check: str  # orientation, contrast, slices, field of view, noise, ghosting, tissue or reconstruction
+    check: str  # orientation, contrast, slices, field of view, hole, noise, ghosting, tissue or reconstruction
     reason: str  # one sentence: what was seen and what to do
 
 
 def scan_flags(scan: Scan, slices: SliceVolume, contrast: str, training_contrast: str) -> list[Flag]:
-    """Doubts about a segmented scan: header, orientation, contrast, slices, field of view, noise, ghosts."""
+    """Doubts about a segmented scan: header, orientation, contrast, slices, field of view, holes, noise, ghosts."""
     lost = _slice_flags(scan.data, slices.brain)
     return [
         *_header_flags(scan),
@@ -62,6 +65,7 @@ def scan_flags(scan: Scan, slices: SliceVolume, contrast: str, training_contrast
         *_pose_flags(scan, slices, contrast),
         *lost,
         *_cut_flags(slices, scan),
+        *_hole_flags(slices.brain, scan),
         *_noise_flags(scan, slices.brain),
         # A dark slice is like itself at any shift within it.
         *(() if lost else _ghost_flags(scan, slices.brain)),
@@ -205,6 +209,22 @@ def _cut_flags(slices: SliceVolume, scan: Scan) -> list[Flag]:
         shares = " and ".join(f"{max(share, 0.01):.0%}" for _, share in unseen)
         reason += f": about {shares} of it, by MNI152's brain in this pose, was not seen and cannot be judged"
     return [Flag("field of view", reason)]
+
+
+def _hole_flags(brain: Bool[np.ndarray, "x y z"], scan: Scan) -> list[Flag]:
+    holes = cc3d.connected_components(enclosed_holes(brain, scan.spacing_mm), connectivity=26)
+    flags = []
+    for label in range(1, int(holes.max()) + 1):
+        inside = np.argwhere(holes == label)
+        x, y, z = apply_affine(scan.affine, inside.mean(axis=0))
+        flags.append(
+            Flag(
+                "hole",
+                f"{len(inside) * scan.voxel_ml:.0f} ml in the brain, about x {x:.0f}, y {y:.0f}, z {z:.0f} mm, hold no "
+                "image: what was cut out or set to 0 there cannot be judged",
+            )
+        )
+    return flags
 
 
 def _unseen(slices: SliceVolume, scan: Scan) -> list[tuple[str, float]]:

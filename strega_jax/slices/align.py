@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
@@ -141,7 +141,7 @@ def _resample(
     index = np.array([np.arange(len(profile)) @ profile / mass for profile in profiles])
     centre = apply_affine(affine, index)
     volume = mass * abs(np.linalg.det(affine[:3, :3]))
-    maps, affine = _shrink(fractions, affine)
+    maps, affine, whole = _shrink(fractions, affine)
     left, _, right = np.linalg.svd(affine[:3, :3] / voxel_sizes(affine))
     frame = from_matvec(left @ right, centre)  # the rotation nearest to the axes, which may be sheared
     half = (GRID_VOXELS - 1) / 2 * GRID_MM
@@ -149,31 +149,38 @@ def _resample(
     shape = (GRID_VOXELS,) * 3
     out = [ndimage.affine_transform(maps[..., c], to_index, output_shape=shape, order=1) for c in range(3)]
     cut = cut_faces(profiles)
-    out.append(_field_of_view(cut, to_index, maps.shape[:3]).astype(np.float32))
+    out.append(_field_of_view(cut, to_index, whole).astype(np.float32))
     return np.stack(out, axis=-1), frame, float(volume), cut
 
 
 def _shrink(
     maps: Float[np.ndarray, "x y z c"], affine: Float[np.ndarray, "4 4"]
-) -> tuple[Float[np.ndarray, "i j k c"], Float[np.ndarray, "4 4"]]:
-    """Means over whole voxels of a fine scan, up to the grid's spacing, so that sampling it does not alias."""
+) -> tuple[Float[np.ndarray, "i j k c"], Float[np.ndarray, "4 4"], Int[np.ndarray, "3"]]:
+    """Means over whole voxels of a fine scan, up to the grid's spacing, so that sampling it does not alias.
+
+    The third is how many means along each axis hold no padding.
+    """
     factor = np.maximum(1, np.floor(GRID_MM / voxel_sizes(affine) + 1e-3).astype(int))
+    whole = np.array(maps.shape[:3]) // factor
     short = -np.array(maps.shape[:3]) % factor
     maps = np.pad(maps, [*((0, n) for n in short), (0, 0)])
     i, j, k = np.array(maps.shape[:3]) // factor
     blocks = maps.reshape(i, factor[0], j, factor[1], k, factor[2], maps.shape[3]).mean(axis=(1, 3, 5))
-    return blocks, affine @ from_matvec(np.diag(factor.astype(float)), (factor - 1) / 2)
+    return blocks, affine @ from_matvec(np.diag(factor.astype(float)), (factor - 1) / 2), whole
 
 
 def _field_of_view(
-    cut: tuple[Face, ...], to_index: Float[np.ndarray, "4 4"], shape: tuple[int, ...]
+    cut: tuple[Face, ...], to_index: Float[np.ndarray, "4 4"], whole: Int[np.ndarray, "3"]
 ) -> Bool[np.ndarray, "g g g"]:
-    """Grid voxels that were scanned: all but those beyond a face of the brain's box where the brain is cut off."""
+    """Grid voxels that were scanned: all but those beyond a face of the brain's box where the brain is cut off.
+
+    Beyond the centres of the outermost voxels nothing can be interpolated; what reads as empty there is unknown.
+    """
     grid = np.indices((GRID_VOXELS,) * 3).reshape(3, -1)
     inside = np.ones(grid.shape[1], bool)
     for axis, end in cut:
         index = to_index[axis, :3] @ grid + to_index[axis, 3]
-        inside &= index <= shape[axis] - 0.5 if end else index >= -0.5
+        inside &= index <= whole[axis] - 1 if end else index >= 0
     return inside.reshape((GRID_VOXELS,) * 3)
 
 

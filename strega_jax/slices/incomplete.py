@@ -19,8 +19,10 @@ from strega_jax.slices.registration import GRID_MM, RADIUS_MM, Level, Prior, agr
 from strega_jax.slices.template import Template
 from strega_jax.slices.unseen import Face
 
-# Aspect and its spread: of 20 healthy adults (IXI) aligned whole.
+# Aspect and its spread: of 20 healthy adults (IXI) aligned whole. The pose is looked for with the first, for where a
+# third of the extent is missing it can be stretched over the rest; what is found is settled with the weaker second.
 PRIOR = Prior(scale_range=(0.45, 1.6), aspect=(0.006, 0.046, -0.052), scale_std=0.03, shear_std=0.03, weight=3e-4)
+SETTLING_PRIOR = PRIOR._replace(shear_std=0.05, weight=1e-4)
 # Coarse to fine: robust scale c in units of the weighted features, iterations, and how many starts get so far.
 ROBUST_SCALE = (1.0, 0.4)
 ITERATIONS = (30, 20)
@@ -80,6 +82,9 @@ def find_pose(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -
     coarse = _by_cost([p for _, p in screened], template.levels[0], brain.pyramid[0], free, ITERATIONS[0])
     kept = [p for _, p in coarse[: KEPT[1]]]
     parameters = _by_cost(kept, template.levels[1], brain.pyramid[1], free, ITERATIONS[1], ROBUST_SCALE[1])[0][1]
+    [(_, parameters)] = _by_cost(
+        [parameters], template.levels[1], brain.pyramid[1], free, ITERATIONS[1], ROBUST_SCALE[1], SETTLING_PRIOR
+    )
     dice, correlation = jax.device_get(_agreement(template.levels[1], brain.pyramid[1], parameters))
     cost, words = _best_rival(template, brain, parameters, free)
     return Found(parameters, float(dice), float(correlation), Rival(cost / coarse[0][0], words))
@@ -135,7 +140,7 @@ def _screen_level(template: Template) -> Level:
     return Level(*(part[::SCREEN_STRIDE] for part in template.levels[0]))
 
 
-@functools.partial(jax.jit, static_argnames=("c", "iterations"))
+@functools.partial(jax.jit, static_argnames=("c", "iterations", "prior"))
 def _minimised(
     level: Level,
     volume: Float[Array, "g g g 4"],
@@ -143,8 +148,9 @@ def _minimised(
     free: Float[Array, "12"],
     c: float,
     iterations: int,
+    prior: Prior,
 ) -> tuple[Float[Array, ""], Float[Array, "12"]]:
-    fit = minimise(level, volume, c, iterations, start, free, PRIOR)
+    fit = minimise(level, volume, c, iterations, start, free, prior)
     return fit.cost, fit.parameters
 
 
@@ -158,10 +164,11 @@ def _by_cost(
     free: Float[np.ndarray, "12"],
     iterations: int,
     c: float = ROBUST_SCALE[0],
+    prior: Prior = PRIOR,
 ) -> list[tuple[float, Float[np.ndarray, "12"]]]:
     """Each start minimised: cost and parameters, the best first."""
     volume = jax.device_put(volume)
-    fits = jax.device_get([_minimised(level, volume, start, free, c, iterations) for start in starts])
+    fits = jax.device_get([_minimised(level, volume, start, free, c, iterations, prior) for start in starts])
     return sorted(((float(cost), p) for cost, p in fits), key=lambda fit: fit[0])
 
 
