@@ -1,10 +1,12 @@
 """Input checks: each fires on a scan that was spoilt in its way, and none on a good one."""
 
 import dataclasses
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from small_workdir import small_scan, small_workdir
 
 from strega_jax.detection.ghosting import strongest_ghost
@@ -15,6 +17,7 @@ from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.source import open_scan
+from strega_jax.slices.align import align_to_template
 from strega_jax.slices.preprocess import preprocess
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
@@ -146,13 +149,36 @@ def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
     assert checks(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut) == {"field of view"}
 
 
-def test_a_lesion_that_was_set_to_zero_does_not_pass_silently(prepared):
+def test_a_cut_brain_is_flagged_with_the_side_and_the_share_that_was_not_seen(prepared):
     scan, slices = prepared
-    middle = np.argwhere(slices.brain).mean(axis=0) + np.array([8, 0, 8])
-    place = np.indices(slices.brain.shape) - middle.reshape(3, 1, 1, 1)
-    hole = (place**2).sum(axis=0) < 8**2  # 17 ml in voxels of 2 mm
-    holed = dataclasses.replace(slices, brain=slices.brain & ~hole)
-    assert "brain holes" in checks(scan, holed)
+    pose = align_to_template(slices.tissue.pve, scan.affine)
+    middle = slices.brain.shape[2] // 2
+    pve = np.ascontiguousarray(slices.tissue.pve[:, :, :middle])
+    cut = dataclasses.replace(changed(slices, pve=pve), brain=slices.brain[:, :, :middle], alignment=pose)
+    (flag,) = scan_warnings(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut, "T1w")
+    assert flag.check == "field of view"
+    assert "cuts the brain off at the top: " in flag.reason
+    lost = slices.brain[:, :, middle:].sum() / slices.brain.sum()
+    said = float(flag.reason.split("about ")[1].split("%")[0]) / 100
+    assert said == pytest.approx(lost, abs=0.05)
+    # Aligned, a whole brain is as quiet as before.
+    assert checks(scan, dataclasses.replace(slices, alignment=pose)) == set()
+
+
+def test_a_zeroed_part_of_the_brain_is_flagged_with_its_size_and_place(prepared):
+    scan, slices = prepared
+    at = apply_affine(scan.affine, np.moveaxis(np.indices(scan.data.shape), 0, -1))
+    centre = apply_affine(scan.affine, np.argwhere(slices.brain).mean(axis=0)) + np.array([25, 0, 15])
+    hole = (np.linalg.norm(at - centre, axis=-1) < 15) & slices.brain
+    brain, data = slices.brain & ~hole, np.where(hole, 0, scan.data)
+    pve = slices.tissue.pve * brain[..., None]
+    flags = scan_warnings(
+        dataclasses.replace(scan, data=data), dataclasses.replace(changed(slices, pve=pve), brain=brain), "T1w"
+    )
+    (flag,) = (flag for flag in flags if flag.check == "brain hole")
+    ml, *place = (float(number) for number in re.findall(r"-?\d+", flag.reason)[:4])
+    assert ml == pytest.approx(hole.sum() * scan.voxel_ml, rel=0.1, abs=1)
+    np.testing.assert_allclose(place, centre, atol=2)
 
 
 def test_headers_without_orientation_are_doubted(opened, tmp_path):

@@ -14,6 +14,7 @@ from strega_jax.errors import ScanError
 from strega_jax.scans.scan import read_scan
 from strega_jax.slices import align
 from strega_jax.slices.align import align_to_template
+from strega_jax.slices.unseen import unseen_shares
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +123,92 @@ def test_tumour_of_an_eighth_of_the_brain_drags_little(template, tissue):
     assert displacement_mm(align_to_template(fractions, affine), world, template) < 1.5
 
 
-@pytest.mark.parametrize("keep", [slice(None, -8), slice(6, None)], ids=["top", "bottom"])
-def test_cropped_field_of_view_drags_little(template, keep):
-    """About 24 mm of the top, or 18 mm of the bottom, was never scanned."""
+FACES = {"left": (0, 0), "right": (0, 1), "back": (1, 0), "front": (1, 1), "bottom": (2, 0), "top": (2, 1)}
+
+
+def cropped(fractions: np.ndarray, affine: np.ndarray, side: str, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The array without a share of the brain's extent on one side."""
+    axis, end = FACES[side]
+    held = np.flatnonzero(fractions.any(axis=tuple({0, 1, 2, 3} - {axis})))
+    lost = round(share * (held[-1] + 1 - held[0]))
+    first, last = (0, held[-1] + 1 - lost) if end else (held[0] + lost, fractions.shape[axis])
+    kept = [slice(None)] * 3
+    kept[axis] = slice(first, last)
+    corner = [first if a == axis else 0 for a in range(3)]
+    return fractions[tuple(kept)], affine @ from_matvec(np.eye(3), corner)
+
+
+@pytest.mark.parametrize("side", FACES)
+def test_a_brain_cut_off_at_any_side_ends_in_the_pose_of_the_whole(template, side):
+    world = pose(9, degrees=8)
+    whole = scanned(template, world, (3.0, 3.0, 3.0))
+    assert displacement_mm(align_to_template(*cropped(*whole, side, 0.35)), world, template) < 2.0
+
+
+def test_a_slab_cut_at_both_ends_ends_in_the_pose_of_the_whole(template):
     fractions, affine = scanned(template, np.eye(4), (3.0, 3.0, 3.0))
-    heights = np.flatnonzero(fractions.any(axis=(0, 1, 3)))
-    low, high, _ = slice(heights[0], heights[-1] + 1).indices(fractions.shape[2])
-    first, last, _ = keep.indices(high - low)
-    cropped = fractions[:, :, low + first : low + last]
-    moved = affine @ from_matvec(np.eye(3), [0, 0, low + first])
-    assert displacement_mm(align_to_template(cropped, moved), np.eye(4), template) < 1.5
+    slab = cropped(*cropped(fractions, affine, "top", 0.2), "bottom", 0.2)
+    assert displacement_mm(align_to_template(*slab), np.eye(4), template) < 2.0
+
+
+def test_where_a_brain_is_cut_by_zeros_it_is_as_where_the_array_ends(template):
+    fractions, affine = scanned(template, np.eye(4), (3.0, 3.0, 3.0))
+    cut, moved = cropped(fractions, affine, "left", 0.3)
+    zeroed = np.pad(cut, [(5, 0), (0, 0), (0, 0), (0, 0)])
+    back = moved @ from_matvec(np.eye(3), [-5, 0, 0])
+    np.testing.assert_allclose(align_to_template(zeroed, back), align_to_template(cut, moved), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (lambda maps: maps[:, ::-1], "front-back reversed"),
+        (lambda maps: maps[:, :, ::-1], "top-bottom reversed"),
+        (lambda maps: maps.transpose(0, 2, 1, 3), "top-bottom taken for front-back"),
+    ],
+)
+def test_a_cut_brain_under_a_wrong_header_is_refused_with_what_is_wrong(template, turn, words):
+    fractions, affine = scanned(template, np.eye(4), (3.0, 3.0, 3.0))
+    cut, moved = cropped(np.ascontiguousarray(turn(fractions)), affine, "left", 0.25)
+    with pytest.raises(ScanError, match=words):
+        align_to_template(cut, moved)
+
+
+@pytest.mark.parametrize("size", [0.7, 0.55])
+def test_a_childs_brain_is_found(template, size):
+    world = from_matvec(np.eye(3) * size) @ pose(3, degrees=10)
+    found = align_to_template(template[0], world @ template[1])
+    assert displacement_mm(found, world, template) < 1.0
+
+
+def test_a_brain_without_a_frontal_lobe_and_with_huge_ventricles_is_found(template):
+    fractions, affine = scanned(template, np.eye(4), (3.0, 3.0, 3.0))
+    at = apply_affine(affine, np.moveaxis(np.indices(fractions.shape[:3]), 0, -1))
+    fractions[np.linalg.norm(at - [35.0, 45.0, 10.0], axis=-1) < 45] = 0
+    ventricles = np.linalg.norm((at - [0.0, -10.0, 15.0]) / [1.0, 1.6, 0.9], axis=-1) < 35
+    fractions[ventricles & (fractions.sum(axis=-1) > 0.5)] = (1, 0, 0)
+    assert displacement_mm(align_to_template(fractions, affine), np.eye(4), template) < 2.0
+
+
+def test_unseen_shares_are_what_was_cropped(template):
+    fractions, affine = template
+    brain = fractions.sum(axis=-1) > 0.5
+    assert unseen_shares(brain, affine, np.eye(4)).sum() == 0
+    for side, (axis, end) in FACES.items():
+        kept, moved = cropped(fractions, affine, side, 0.3)
+        left = kept.sum(axis=-1) > 0.5
+        shares = unseen_shares(left, moved, np.eye(4))
+        assert shares[axis, end] == pytest.approx(1 - left.sum() / brain.sum(), abs=1e-9)
+        assert shares.sum() == shares[axis, end]
 
 
 def test_nonsense_is_refused_with_a_way_out(template):
     fractions, affine = template
     slab = fractions * (np.arange(fractions.shape[2]) < 15)[:, None]
-    for wrong in (np.full((40, 40, 40, 3), 1 / 3, np.float32), slab, fractions[:, :, ::-1]):
+    box = np.full((40, 40, 40, 3), 1 / 3, np.float32)
+    radius = np.linalg.norm(np.indices((40, 40, 40)) - 19.5, axis=0)
+    ball = (radius < 17)[..., None] * np.random.default_rng(0).dirichlet(np.ones(3), radius.shape).astype(np.float32)
+    for wrong in (box, ball, slab, fractions[:, :, ::-1]):
         with pytest.raises(ScanError, match="choose a grid other than"):
             align_to_template(wrong, affine)
     with pytest.raises(ScanError, match="no brain"):
@@ -161,3 +232,17 @@ def test_real_brain_in_another_pose_ends_in_that_pose(test_data, template):
     for seed in range(3):
         world = pose(seed)
         assert displacement_mm(align_to_template(fractions, world @ scan.affine), world @ at_rest, template) < 1.5
+
+
+@pytest.mark.data
+def test_a_real_brain_cut_off_is_found_and_under_a_wrong_header_it_is_not(test_data, template):
+    scan = read_scan(sorted(test_data.glob("oasis/sub-*/anat/*_T1w.nii.gz"))[0])
+    low, middle, high = np.percentile(scan.data[scan.data > 0], [5, 45, 85])
+    shares = [np.interp(scan.data, [low, middle, high], peak).astype(np.float32) for peak in np.eye(3)]
+    fractions = np.stack(shares, axis=-1) * (scan.data > 0)[..., None]
+    whole = align_to_template(fractions, scan.affine)
+    for side in ("top", "back"):
+        found = align_to_template(*cropped(fractions, scan.affine, side, 0.3))
+        assert displacement_mm(found, whole, template) < 4.0
+    with pytest.raises(ScanError, match="front-back reversed"):
+        align_to_template(*cropped(np.ascontiguousarray(fractions[:, ::-1]), scan.affine, "top", 0.25))

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
-from strega_jax.detection.brain_quality import SIDES, cut_warnings, mask_warnings
+from strega_jax.detection.brain_quality import mask_warnings
+from strega_jax.detection.field_of_view import SIDES, field_of_view_warnings, is_cut
 from strega_jax.detection.found import Detection
 from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.pose import fit_pose
@@ -45,7 +46,9 @@ DARK = 0.6  # a slice with less than this share of its neighbours' brightness lo
 class QualityWarning:
     """One quality-control warning."""
 
-    check: str  # orientation, contrast, slices, field of view, noise, ghosting, tissue or reconstruction
+    # orientation, contrast, slices, field of view, brain volume, brain hole, brain parts, noise, ghosting, tissue or
+    # reconstruction
+    check: str
     reason: str  # one sentence: what was seen and what to do
 
 
@@ -57,7 +60,7 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
         *_contrast_flags(scan.contrast, training_contrast, slices),
         *_pose_flags(scan, slices, scan.contrast or training_contrast),
         *lost,
-        *_brain_warnings(scan, slices.brain, whole=not lost),
+        *_brain_warnings(scan, slices, lost=bool(lost)),
         *_noise_flags(scan, slices.brain),
         # A dark slice is like itself at any shift within it.
         *(() if lost else _ghost_flags(scan, slices.brain)),
@@ -162,7 +165,7 @@ def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[QualityW
         fractions = np.concatenate([fractions[..., :1], tissue, tissue], axis=-1)
     elif contrast not in tissue_contrasts():
         return []
-    pose = fit_pose(fractions, scan.affine)
+    pose = fit_pose(fractions, scan.affine, slices.alignment if is_cut(scan, slices) else None)
     if pose.exchanged > max(pose.best + POSE_MARGIN, SURE_FIT):
         return [
             QualityWarning(
@@ -211,9 +214,11 @@ def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y
     return flags
 
 
-def _brain_warnings(scan: Scan, brain: Bool[np.ndarray, "x y z"], *, whole: bool) -> list[QualityWarning]:
-    """What `mask_warnings` tells; where slices are lost, which takes the brain apart, its cut ends alone."""
-    found = mask_warnings(brain, scan.spacing_mm) if whole else cut_warnings(brain)
+def _brain_warnings(scan: Scan, slices: SliceVolume, *, lost: bool) -> list[QualityWarning]:
+    """What the brain mask and the field of view tell; lost slices take the mask apart: then the latter alone."""
+    found = field_of_view_warnings(scan, slices)
+    if not lost:
+        found = found + mask_warnings(slices.brain, scan.affine)
     return [QualityWarning(check, reason) for check, reason in found]
 
 

@@ -15,7 +15,7 @@ from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
-from strega_jax.slices.template import divide_tissue, grey_share
+from strega_jax.slices.tissue_prior import divide_tissue, grey_share
 from strega_jax.tissue import TissueMap, segment
 
 # Inside the brain a pixel is never 0, so that a slice alone tells brain from background.
@@ -39,6 +39,7 @@ class SliceVolume:
         grid: how slices lie over the scan.
         brain: (x, y, z) brain mask on the scan's canonical grid.
         tissue: the tissue map, on the scan's canonical grid.
+        alignment: (4, 4) MNI152 millimetres → scan millimetres, for `grid="template"`.
         grey_from_template: whether the shares of GM and WM are the template's, and the classes of `tissue` fluid and
             two of brightness.
     """
@@ -49,6 +50,7 @@ class SliceVolume:
     grid: SliceGrid
     brain: Bool[np.ndarray, "x y z"]
     tissue: TissueMap
+    alignment: Float[np.ndarray, "4 4"] | None = None
     grey_from_template: bool = False
 
     def back(self, scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "x y z"]:
@@ -87,7 +89,8 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
         assume_stripped=bool(scan.brain),
     )
     brain = tissue.seg > 0
-    grid = _grid(scan, tissue, brain, settings)
+    alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
+    grid = _grid(scan, alignment, brain, settings)
     inside = grid.sample(brain.astype(np.float32)) > 0.5
     fraction = inside.mean(axis=(1, 2))
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
@@ -105,7 +108,7 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
         images = images[..., :3] if settings.representation == "fractions" else images
     images = np.maximum(images, BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
-    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, borrowed)
+    return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, alignment, borrowed)
 
 
 def _is_borrowed(contrast: Contrast, settings: Preprocess) -> bool:
@@ -132,9 +135,11 @@ def windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]
     return np.where(brain, stretched, 0).astype(np.float32)
 
 
-def _grid(scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess) -> SliceGrid:
-    if settings.grid == "template":
-        return template_grid(scan, align_to_template(tissue.pve, scan.affine), settings)
+def _grid(
+    scan: Scan, alignment: Float[np.ndarray, "4 4"] | None, brain: Bool[np.ndarray, "x y z"], settings: Preprocess
+) -> SliceGrid:
+    if alignment is not None:
+        return template_grid(scan, alignment, settings)
     if settings.grid == "fixed":
         return fixed_grid(scan, brain, settings)
     return whole_slice_grid(scan, settings)

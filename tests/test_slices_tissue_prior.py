@@ -12,7 +12,7 @@ from strega_jax.errors import ScanError
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.source import open_scan
 from strega_jax.slices.preprocess import beyond_tissue, preprocess
-from strega_jax.slices.template import divide_tissue, grey_share
+from strega_jax.slices.tissue_prior import divide_tissue, grey_share
 from strega_jax.tissue import TissueMap
 
 SETTINGS = Preprocess(
