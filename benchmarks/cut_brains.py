@@ -1,13 +1,12 @@
 """What detection makes of brains that the field of view cuts off: one table.
 
     python benchmarks/cut_brains.py --data=brats/
-    python benchmarks/cut_brains.py --data=brats/ --cases=sub-01_T1ce,sub-02_T2w --shares=0.25 --masks=found/
+    python benchmarks/cut_brains.py --data=brats/ --cases=sub-01_T1ce,sub-02_T2w --shares=0.25
 
 Every brain-extracted scan of the folder is detected as it is and with a part of the brain's extent cropped away, from
 each side in turn. Told are how many are accepted, the Dice of what is marked with what is marked in the whole scan,
 inside what is left (both empty: 1), how many are flagged for their field of view on the right side, and the share of
-the brain that was cropped beside the share that the flag names. With --masks, a folder that `predict` wrote into, the
-masks of the whole scans are compared with those.
+the brain that was cropped beside the share that the flag names.
 """
 
 import dataclasses
@@ -32,7 +31,6 @@ _CONTRASTS = flags.DEFINE_list("contrasts", ["T1ce", "T2w", "T1w"], "MR contrast
 _CASES = flags.DEFINE_list("cases", [], "Names of the scans that are used; all where empty.")
 _SHARES = flags.DEFINE_list("shares", ["0.15", "0.25", "0.35"], "Shares of the brain's extent that are cropped.")
 _SIDES = flags.DEFINE_list("sides", ["front", "back", "top", "bottom", "left"], "Sides from which is cropped.")
-_MASKS = flags.DEFINE_string("masks", None, "Folder with the masks of the whole scans, as `predict` writes them.")
 
 # Axis and end of the array in RAS order.
 FACES = {"left": (0, 0), "right": (0, 1), "back": (1, 0), "front": (1, 1), "bottom": (2, 0), "top": (2, 1)}
@@ -83,15 +81,8 @@ def row(case: Case, scan: Scan, whole: np.ndarray, side: str, share: float, fold
 
 
 def whole_mask(case: Case, scan: Scan) -> np.ndarray:
-    """What is marked in the whole scan, in RAS order; told where it is not what --masks holds."""
+    """What is marked in the whole scan, in RAS order."""
     found = detect(case.image, contrast=case.contrast or None)  # pyright: ignore[reportArgumentType]
-    if _MASKS.value:
-        before = (
-            np.asarray(nib.nifti1.Nifti1Image.from_filename(Path(_MASKS.value) / f"{case.name}_mask.nii.gz").dataobj)
-            > 0
-        )
-        same = "the same mask" if np.array_equal(before, found.mask) else f"Dice {dice(found.mask, before):.4f}"
-        tqdm.write(f"{case.name} whole: {same} as in {_MASKS.value}")
     order = nib.orientations.io_orientation(scan.native_affine)
     return nib.orientations.apply_orientation(found.mask, order)
 
