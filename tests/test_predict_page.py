@@ -176,7 +176,7 @@ def test_the_group_page_sorts(browser, detection, tmp_path):
 
 
 def test_large_scans_are_thinned_but_no_mark_is_lost(detection, tmp_path, monkeypatch):
-    monkeypatch.setattr("strega_jax.output.page.MAX_VOXELS", 5000)
+    monkeypatch.setattr("strega_jax.output.viewer.MAX_VOXELS", 5000)
     mask = np.zeros_like(detection.mask)
     mask[21, 26, 19] = True
     page = page_of(dataclasses.replace(detection, mask=mask), tmp_path)

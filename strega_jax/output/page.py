@@ -2,22 +2,15 @@
 
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-
 from strega_jax.detection.found import Detection
 from strega_jax.output.html import definitions, section, write_document
-from strega_jax.output.pictures import STAGES, grey, jpeg, png, slice_picture, stages_picture, tiled
-from strega_jax.postprocess import bounding_box
+from strega_jax.output.pictures import STAGES, grey, jpeg, slice_picture, stages_picture
+from strega_jax.output.viewer import Shown, viewer
 
-# Of the embedded volume; finer scans are shown with every second, third, … voxel. Keeps a page below 5 MB.
-MAX_VOXELS = 5_000_000
-MARGIN_VOXELS = 2
 SHARES = {"csf": "CSF, share of the brain", "gm": "grey matter, share", "wm": "white matter, share"}
 MEASURES = SHARES | {"brain_ml": "brain, ml", "error": "reconstruction error"}
 
@@ -31,14 +24,16 @@ def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> 
         summary: what `write.summarise` says, with `quality_control` (dicts of check and reason), `model` (name →
             value), `contrast`, `measured` (name of `MEASURES` → value) and `training` (name → a spread as a dict).
     """
+    scan, brain = detection.scan, detection.slices.brain
+    shown = Shown(scan.path.name, grey(scan.data, brain), detection.mask, detection.score)
     stages = stages_picture(detection)
     comparison = _comparison(summary.get("measured", {}), summary.get("training", {}))
     sections = [
         f'<p class="file">{html.escape(summary["scan"])}</p>',
         _headline(detection, summary),
-        _quality_control(summary.get("quality_control", [])),
-        section("Look at it", _viewer(detection)),
-        section("Components", _component_table(summary["components"])),
+        quality_control(summary.get("quality_control", [])),
+        section("Look at it", viewer([shown], scan.affine, scan.spacing_mm, brain)),
+        section("Components", component_table(summary["components"])),
         _slices_section(detection),
         _stages_section(jpeg(stages)) if stages else "",
         section("This scan beside the training scans", comparison),
@@ -47,7 +42,7 @@ def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> 
     write_document(path, str(summary.get("name", summary["scan"])), sections, ("viewer.js",))
 
 
-def _quality_control(warnings: Sequence[Mapping[str, str]]) -> str:
+def quality_control(warnings: Sequence[Mapping[str, str]]) -> str:
     """The warnings, or that there are none."""
     if not warnings:
         return '<p class="fine">Quality control: no warnings.</p>'
@@ -78,80 +73,17 @@ def _headline(detection: Detection, summary: Mapping[str, Any]) -> str:
         "voxels of the file": voxels,
         "mm, in RAS order": edges,
     }
-    cards = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in figures.items())
-    return f'<div id="figures">{cards}</div>'
+    return cards(figures)
 
 
-def _viewer(detection: Detection) -> str:
-    panes = "".join(
-        f'<figure id="{name}"><div class="pane"><canvas></canvas>'
-        + "".join(f'<span class="{side}"></span>' for side in ("left", "right", "top", "bottom"))
-        + f'</div><input type="range" min="0" aria-label="{name} slice"><figcaption>{name} '
-        "<output></output></figcaption></figure>"
-        for name in ("axial", "coronal", "sagittal")
-    )
-    data = json.dumps(_volume(detection)).replace("<", "\\u003c")
-    overlays = {"outline": "outline of detections", "mask": "detections", "score": "score", "none": "none"}
-    options = "".join(f'<option value="{value}">{text}</option>' for value, text in overlays.items())
-    return (
-        "<p>Scroll or slide through the planes, click to move the cross.</p>"
-        f'<p id="controls"><label>overlay <select id="overlay">{options}</select></label>'
-        '<label>brightness <input id="level" type="range" min="0" max="255" value="128"></label>'
-        '<label>contrast <input id="width" type="range" min="1" max="255" value="255"></label>'
-        '<label><input id="cross" type="checkbox" checked> cross</label>'
-        '<label><input id="radiological" type="checkbox"> patient\'s left on the right</label></p>'
-        f'<div id="viewer"><div id="planes">{panes}</div><p id="readout"></p></div>'
-        f'<script id="volume" type="application/json">{data}</script>'
-    )
+def cards(figures: Mapping[str, str]) -> str:
+    """What a number is → the number (HTML), large and side by side."""
+    shown = "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for name, value in figures.items())
+    return f'<div id="figures">{shown}</div>'
 
 
-def _volume(detection: Detection) -> dict[str, Any]:
-    """The brain's box, every `step`-th voxel: axial slices tiled into pictures, and where they lie in the scan."""
-    scan, brain = detection.scan, detection.slices.brain
-    inner = bounding_box(brain | detection.mask) or tuple(slice(0, n) for n in brain.shape)
-    low = [max(0, s.start - MARGIN_VOXELS) for s in inner]
-    high = [min(n, s.stop + MARGIN_VOXELS) for s, n in zip(inner, brain.shape, strict=True)]
-    step = max(1, math.ceil(np.cbrt(np.prod(np.subtract(high, low)) / MAX_VOXELS) - 1e-9))
-    box = tuple(slice(a, b, step) for a, b in zip(low, high, strict=True))
-    score_max = float(detection.score.max()) or 1.0
-    score = np.clip(detection.score[box] / score_max * 255, 0, 255).astype(np.uint8)
-    # A detection must not fall between the voxels shown.
-    mask = _any_within(detection.mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], step)
-    count = mask.shape[2]
-    columns = math.ceil(math.sqrt(count))
-    return {
-        "shape": list(mask.shape),
-        "origin": low,
-        "step": step,
-        "start": _start(mask),
-        "affine": scan.affine.tolist(),
-        "spacing": [step * mm for mm in scan.spacing_mm],
-        "columns": columns,
-        "score_max": score_max,
-        "image": jpeg(tiled(grey(scan.data, brain)[box], columns)),
-        "score": jpeg(tiled(score, columns)),
-        "mask": png(tiled(mask.astype(np.uint8) * 255, columns)),
-    }
-
-
-def _start(mask: Bool[np.ndarray, "i j k"]) -> list[int]:
-    """Where the viewer opens: within the detections of the slice that has most of them, else in the middle."""
-    if not mask.any():
-        return [n // 2 for n in mask.shape]
-    k = int(mask.sum(axis=(0, 1)).argmax())
-    marked = np.argwhere(mask[:, :, k])
-    i, j = marked[((marked - marked.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-    return [int(i), int(j), k]
-
-
-def _any_within(mask: Bool[np.ndarray, "x y z"], step: int) -> Bool[np.ndarray, "i j k"]:
-    """Whether any voxel of each block of step³ is marked."""
-    for axis in range(3):
-        mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], step), axis=axis)
-    return mask
-
-
-def _component_table(components: Sequence[Mapping[str, Any]]) -> str:
+def component_table(components: Sequence[Mapping[str, Any]]) -> str:
+    """A line a component; a click leads the page's viewer there."""
     if not components:
         return "<p>None.</p>"
     rows = []

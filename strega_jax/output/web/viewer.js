@@ -1,4 +1,5 @@
-// A scrolling three-plane view of the volumes embedded in this page. Axes: x left→right, y back→front, z bottom→top.
+// A scrolling view of the volumes embedded in this page: one image in three planes, or several images of one grid side
+// by side, linked. Axes: x left→right, y back→front, z bottom→top.
 (async () => {
   const volume = JSON.parse(document.getElementById("volume").textContent);
   const [nx, ny, nz] = volume.shape;
@@ -24,7 +25,17 @@
     return values;
   }
 
-  const [image, score, mask] = await Promise.all(["image", "score", "mask"].map(name => unpack(volume[name])));
+  // One volume after the other: unpacked all at once they would need gigabytes.
+  async function load(stored) {
+    const loaded = {...stored};
+    for (const name of ["image", "score", "mask"])
+      if (name in stored) loaded[name] = await unpack(stored[name]);
+    return loaded;
+  }
+  const images = [];
+  for (const stored of volume.images) images.push(await load(stored));
+  const fused = volume.fused && await load(volume.fused);
+
   const at = volume.start.slice();
   const planes = [
     {id: "axial", across: 0, up: 1, through: 2},
@@ -32,48 +43,63 @@
     {id: "sagittal", across: 1, up: 2, through: 0},
   ];
   const ENDS = [["L", "R"], ["P", "A"], ["I", "S"]];
-  const control = Object.fromEntries(
-    ["overlay", "level", "width", "cross", "radiological", "readout"].map(id => [id, document.getElementById(id)]));
+  // Told apart by colour-blind readers.
+  const OWN = [235, 104, 0], FUSED = [86, 180, 233];
+  const LOOKS = {
+    none: () => ({}),
+    outline: image => ({outlines: [[image.mask, OWN]]}),
+    fused: () => ({outlines: [[fused.mask, FUSED]]}),
+    both: image => ({outlines: [[image.mask, OWN], [fused.mask, FUSED]]}),
+    mask: image => ({filled: image.mask}),
+    score: image => ({heat: image.score}),
+    fused_score: () => ({heat: fused.score}),
+  };
+  const control = Object.fromEntries(["shown", "overlay", "level", "width", "cross", "radiological", "readout"].map(
+    id => [id, document.getElementById(id)]));
+  const chosen = () => planes.filter(plane => !control.shown || ["all", plane.id].includes(control.shown.value));
   const index = (x, y, z) => (z * ny + y) * nx + x;
   const mirrored = plane => plane.across === 0 && control.radiological.checked;
   const column = (plane, u) => mirrored(plane) ? nx - 1 - u : u;
-  const marked = point => point.every((v, axis) => v >= 0 && v < volume.shape[axis]) && mask[index(...point)] > 127;
+  const marked = (mask, point) =>
+    point.every((v, axis) => v >= 0 && v < volume.shape[axis]) && mask[index(...point)] > 127;
 
-  function onOutline(point, across, up) {
-    return [[across, 1], [across, -1], [up, 1], [up, -1]].some(([axis, step]) => {
+  function onOutline(mask, point, {across, up}) {
+    return marked(mask, point) && [[across, 1], [across, -1], [up, 1], [up, -1]].some(([axis, step]) => {
       const beside = point.slice();
       beside[axis] += step;
-      return !marked(beside);
+      return !marked(mask, beside);
     });
   }
 
-  function draw(plane) {
-    const {canvas, across, up, through, slider} = plane;
+  function draw(plane, image, pane) {
+    const {across, up} = plane;
     const width = volume.shape[across], height = volume.shape[up];
-    const context = canvas.getContext("2d");
+    const context = pane.canvas.getContext("2d");
     const pixels = context.createImageData(width, height);
     const point = at.slice();
-    const gain = 255 / control.width.value, middle = 255 - control.level.value, overlay = control.overlay.value;
+    const gain = 255 / control.width.value, middle = 255 - control.level.value;
+    const {outlines = [], filled, heat} = LOOKS[control.overlay.value](image);
     for (let v = 0; v < height; v++) {
       for (let u = 0; u < width; u++) {
         point[across] = column(plane, u);
         point[up] = height - 1 - v;
-        const i = index(...point), o = 4 * (v * width + u);
-        const grey = image[i] === 0 ? 0 : 127 + (image[i] - middle) * gain;
+        const i = index(...point);
+        const grey = image.image[i] === 0 ? 0 : 127 + (image.image[i] - middle) * gain;
         let red = grey, green = grey, blue = grey;
-        if (overlay === "score") {
-          const heat = score[i] / 255;
-          red = red * (1 - heat) + 255 * heat;
-          green = green * (1 - heat) + 200 * heat * heat;
-          blue = blue * (1 - heat);
-        } else if (overlay === "mask" && mask[i] > 127) {
+        if (heat) {
+          const share = heat[i] / 255;
+          red = red * (1 - share) + 255 * share;
+          green = green * (1 - share) + 200 * share * share;
+          blue = blue * (1 - share);
+        } else if (filled && filled[i] > 127) {
           red = 0.45 * red + 0.55 * 213;
           green = 0.45 * green + 0.55 * 94;
           blue = 0.45 * blue;
-        } else if (overlay === "outline" && mask[i] > 127 && onOutline(point, across, up)) {
-          [red, green, blue] = [235, 104, 0];
         }
-        pixels.data.set([red, green, blue, 255], o);
+        const here = outlines.filter(([mask]) => mask[i] > 127 && onOutline(mask, point, plane));
+        // Where outlines run together they are dashed in all their colours.
+        if (here.length) [red, green, blue] = here[(u + 2 * v >> 1) % here.length][1];
+        pixels.data.set([red, green, blue, 255], 4 * (v * width + u));
       }
     }
     context.putImageData(pixels, 0, 0);
@@ -82,57 +108,92 @@
       context.fillRect(column(plane, at[across]), 0, 1, height);
       context.fillRect(0, height - 1 - at[up], width, 1);
     }
-    slider.value = at[through];
-    plane.output.textContent = volume.origin[through] + volume.step * at[through];
     const ends = mirrored(plane) ? ENDS[across].slice().reverse() : ENDS[across];
-    [...ends, ENDS[up][1], ENDS[up][0]].forEach((text, side) => { plane.sides[side].textContent = text; });
+    [...ends, ENDS[up][1], ENDS[up][0]].forEach((text, side) => { pane.sides[side].textContent = text; });
+    if (pane.output) pane.output.textContent = found(image).join(" · ");
+  }
+
+  function found({score, mask}) {
+    const i = index(...at);
+    return [`score ${(score[i] / 255 * volume.score_max).toPrecision(3)}`, mask[i] > 127 ? "marked" : "not marked"];
   }
 
   function show() {
-    planes.forEach(draw);
+    for (const plane of chosen()) {
+      plane.panes.forEach((pane, which) => draw(plane, images[which], pane));
+      plane.slider.value = at[plane.through];
+      plane.output.textContent = volume.origin[plane.through] + volume.step * at[plane.through];
+    }
     const voxel = at.map((v, axis) => volume.origin[axis] + volume.step * v);
     const mm = volume.affine.slice(0, 3).map(row => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
-    const i = index(...at);
-    control.readout.textContent =
-      `voxel ${voxel.join(", ")} · ${mm.map(v => v.toFixed(1)).join(", ")} mm · ` +
-      `score ${(score[i] / 255 * volume.score_max).toPrecision(3)} · ${mask[i] > 127 ? "marked" : "not marked"}`;
+    control.readout.textContent = [
+      `voxel ${voxel.join(", ")}`, `${mm.map(v => v.toFixed(1)).join(", ")} mm`,
+      ...(fused ? ["fused", ...found(fused)] : found(images[0])),
+    ].join(" · ");
   }
 
   function move(axis, to) {
     at[axis] = Math.min(volume.shape[axis] - 1, Math.max(0, Math.round(to)));
   }
 
-  // The three planes share one scale and fill the page's width where they can.
-  const wide = planes.reduce((sum, plane) => sum + volume.shape[plane.across] * volume.spacing[plane.across], 0);
-  const room = document.getElementById("planes").clientWidth - 40;
-  const zoom = Math.max(1, Math.min(4, room / wide));
-  for (const plane of planes) {
-    const figure = document.getElementById(plane.id);
-    const width = volume.shape[plane.across], height = volume.shape[plane.up];
-    plane.canvas = figure.querySelector("canvas");
-    plane.canvas.width = width;
-    plane.canvas.height = height;
-    plane.canvas.style.width = `${width * volume.spacing[plane.across] * zoom}px`;
-    plane.canvas.style.height = `${height * volume.spacing[plane.up] * zoom}px`;
-    plane.output = figure.querySelector("output");
-    plane.sides = ["left", "right", "top", "bottom"].map(side => figure.querySelector(`.${side}`));
-    plane.slider = figure.querySelector("input");
-    plane.slider.max = volume.shape[plane.through] - 1;
-    plane.slider.addEventListener("input", () => { move(plane.through, plane.slider.value); show(); });
-    plane.canvas.addEventListener("wheel", event => {
+  // All panes share one scale, pixels a millimetre: planes of one image stand beside each other and fill the page's
+  // width where they can; several images stand in as many columns as show them largest on one screen.
+  function fit() {
+    const shown = chosen(), gap = 16, room = document.getElementById("planes").clientWidth;
+    const widths = shown.map(plane => volume.shape[plane.across] * volume.spacing[plane.across]);
+    const heights = shown.map(plane => volume.shape[plane.up] * volume.spacing[plane.up]);
+    const sum = values => values.reduce((a, b) => a + b, 0);
+    let zoom = images.length > 1 ? 0 : (room - 40) / sum(widths);
+    for (let columns = 1; images.length > 1 && columns <= images.length; columns++) {
+      const across = (room - gap * (columns - 1)) / columns / Math.max(...widths);
+      const down = 0.75 * window.innerHeight / (Math.ceil(images.length / columns) * sum(heights));
+      zoom = Math.max(zoom, Math.min(across, down));
+    }
+    zoom = Math.max(1, Math.min(4, zoom));
+    for (const plane of planes) {
+      plane.figure.hidden = !shown.includes(plane);
+      for (const {canvas} of plane.panes) {
+        canvas.style.width = `${canvas.width * volume.spacing[plane.across] * zoom}px`;
+        canvas.style.height = `${canvas.height * volume.spacing[plane.up] * zoom}px`;
+      }
+    }
+  }
+
+  function listen(plane, canvas) {
+    canvas.addEventListener("wheel", event => {
       event.preventDefault();
       move(plane.through, at[plane.through] - Math.sign(event.deltaY));
       show();
     }, {passive: false});
-    plane.canvas.addEventListener("click", event => {
-      const box = plane.canvas.getBoundingClientRect();
-      const u = (event.clientX - box.left) / box.width * width - 0.5;
-      move(plane.across, mirrored(plane) ? width - 1 - u : u);
-      move(plane.up, height - 0.5 - (event.clientY - box.top) / box.height * height);
+    canvas.addEventListener("click", event => {
+      const box = canvas.getBoundingClientRect();
+      const u = (event.clientX - box.left) / box.width * canvas.width - 0.5;
+      move(plane.across, mirrored(plane) ? canvas.width - 1 - u : u);
+      move(plane.up, canvas.height - 0.5 - (event.clientY - box.top) / box.height * canvas.height);
       show();
     });
   }
+
+  for (const plane of planes) {
+    plane.figure = document.getElementById(plane.id);
+    plane.output = plane.figure.querySelector("figcaption output");
+    plane.slider = plane.figure.querySelector("input");
+    plane.slider.max = volume.shape[plane.through] - 1;
+    plane.slider.addEventListener("input", () => { move(plane.through, plane.slider.value); show(); });
+    plane.panes = [...plane.figure.querySelectorAll(".pane")].map(pane => ({
+      canvas: pane.querySelector("canvas"),
+      sides: ["left", "right", "top", "bottom"].map(side => pane.querySelector(`.${side}`)),
+      output: pane.parentElement.querySelector(".caption output"),
+    }));
+    for (const {canvas} of plane.panes) {
+      canvas.width = volume.shape[plane.across];
+      canvas.height = volume.shape[plane.up];
+      listen(plane, canvas);
+    }
+  }
   for (const id of ["overlay", "level", "width", "cross", "radiological"]) control[id].addEventListener("input", show);
+  control.shown?.addEventListener("input", () => { fit(); show(); });
+  window.addEventListener("resize", fit);
   for (const row of document.querySelectorAll("[data-voxel]")) {
     row.addEventListener("click", () => {
       JSON.parse(row.dataset.voxel).forEach((v, axis) => move(axis, (v - volume.origin[axis]) / volume.step));
@@ -140,6 +201,7 @@
       document.getElementById("viewer").scrollIntoView({block: "nearest"});
     });
   }
+  fit();
   show();
   document.body.dataset.ready = "yes";
 })();
