@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from browser import CHROMIUM, Browser
 
 from strega_jax.config import Preprocess, Run, settings_hash
 from strega_jax.scans.splits import SplitRule
@@ -37,6 +39,22 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("STREGA_TEST_DATA names no folder: this check against real brains DID NOT RUN")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def one_browser() -> Iterator[Browser]:
+    """A browser that all tests share; they are skipped, loudly, without one."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium): the pages were NOT looked at")
+    with Browser() as one:
+        yield one
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Browser:
+    """The browser, with no problems noted."""
+    one_browser.problems.clear()
+    return one_browser
 
 
 SMALL_RUN = {

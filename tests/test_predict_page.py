@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser
 from PIL import Image
 
 from strega_jax.detection.found import Detection
@@ -21,20 +21,6 @@ from strega_jax.scans.scan import Scan
 from strega_jax.slices.grid import SliceGrid
 from strega_jax.slices.preprocess import SliceVolume
 from strega_jax.tissue import TissueMap
-
-
-@pytest.fixture(scope="module")
-def one_browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium): the pages were NOT looked at")
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(one_browser) -> Browser:
-    one_browser.problems.clear()
-    return one_browser
 
 
 def ball(shape, centre, radius) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from strega_jax.scans.files import replacing
 
@@ -56,6 +57,12 @@ def definitions(about: Mapping[str, Any]) -> str:
         for name, value in about.items()
     )
     return f"<table>{''.join(rows)}</table>" if about else ""
+
+
+def link(text: str, page: str) -> str:
+    """Plain text that leads to a file beside the page or below, or the text alone where there is no file."""
+    shown = html.escape(text)
+    return f'<a href="{html.escape(quote(page))}">{shown}</a>' if page else shown
 
 
 def sortable(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -85,7 +85,7 @@ def viewer(
     return (
         "<p>Scroll or slide through the planes, click to move the cross.</p>"
         f"{_controls(linked=fused is not None)}"
-        f'<div id="viewer"{linked}><div id="planes">{planes}</div><p id="readout"></p></div>'
+        f'<div id="viewer"{linked}><div id="planes">{planes}</div><p id="readout">Loading …</p></div>'
         f'<script id="volume" type="application/json">{data}</script>'
     )
 
@@ -111,7 +111,9 @@ def _choice(label: str, name: str, options: Mapping[str, str]) -> str:
 def _panes(captions: Sequence[str]) -> str:
     sides = "".join(f'<span class="{side}"></span>' for side in ("left", "right", "top", "bottom"))
     pane = f'<div class="pane"><canvas></canvas>{sides}</div>'
-    panels = "".join(f'<div><p class="caption">{caption} <output></output></p>{pane}</div>' for caption in captions)
+    panels = "".join(
+        f'<div><p class="caption"><span>{caption}</span><output></output></p>{pane}</div>' for caption in captions
+    )
     return f'<div class="panes">{panels}</div>' if captions else pane
 
 

@@ -14,13 +14,14 @@
     canvas.height = picture.height;
     const context = canvas.getContext("2d", {willReadFrequently: true});
     context.drawImage(picture, 0, 0);
+    const colours = context.getImageData(0, 0, canvas.width, canvas.height).data;
     const values = new Uint8Array(nx * ny * nz);
     for (let z = 0; z < nz; z++) {
       const left = (z % volume.columns) * nx, top = Math.floor(z / volume.columns) * ny;
-      const tile = context.getImageData(left, top, nx, ny).data;
-      for (let y = 0; y < ny; y++)
-        for (let x = 0; x < nx; x++)
-          values[(z * ny + y) * nx + x] = tile[4 * ((ny - 1 - y) * nx + x)];
+      for (let y = 0; y < ny; y++) {
+        const row = (top + ny - 1 - y) * canvas.width + left;
+        for (let x = 0; x < nx; x++) values[(z * ny + y) * nx + x] = colours[4 * (row + x)];
+      }
     }
     return values;
   }
@@ -104,7 +105,7 @@
     }
     context.putImageData(pixels, 0, 0);
     if (control.cross.checked) {
-      context.fillStyle = "rgba(80, 180, 220, 0.6)";
+      context.fillStyle = "rgba(90, 200, 130, 0.6)";
       context.fillRect(column(plane, at[across]), 0, 1, height);
       context.fillRect(0, height - 1 - at[up], width, 1);
     }
@@ -128,7 +129,7 @@
     const mm = volume.affine.slice(0, 3).map(row => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
     control.readout.textContent = [
       `voxel ${voxel.join(", ")}`, `${mm.map(v => v.toFixed(1)).join(", ")} mm`,
-      ...(fused ? ["fused", ...found(fused)] : found(images[0])),
+      (fused ? "fused " : "") + found(fused || images[0]).join(" · "),
     ].join(" · ");
   }
 
