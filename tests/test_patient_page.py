@@ -142,17 +142,13 @@ def test_all_panes_move_together_and_tell_the_scores_of_their_volumes(browser, p
     browser.wheel("#axial .panes > div:nth-child(2) canvas", -100)
     assert place(browser) == [start[0], start[1], start[2] + 1]
     assert all((pixels(browser, "axial", n) != before[n]).any() for n in range(3))
-    seen = [place(browser)]
     browser.click("#axial .panes > div:nth-child(3) canvas", 0.25, 0.25)
     np.testing.assert_allclose(place(browser)[:2], (LOW + [0.25, 0.75, 0] * (HIGH - LOW))[:2], atol=1)
     assert place(browser)[2] == start[2] + 1
     crosses = [(pixels(browser, "axial", n)[0, :, 1] > 100).argmax() for n in range(3)]
     assert crosses == [place(browser)[0] - LOW[0]] * 3
-    seen.append(place(browser))
     browser.click("tr[data-voxel]")
     assert place(browser) == [25, 30, 14]
-    for mask, score in volumes:
-        assert mask.any() or score.any()
     at = tuple(place(browser))
     assert [mark for _, mark in told(browser)] == [bool(mask[at]) for mask, _ in volumes]
     np.testing.assert_allclose([score for score, _ in told(browser)], [score[at] for _, score in volumes], atol=0.03)

@@ -93,7 +93,7 @@ def _sections(patients: list[dict[str, str]], scans: list[dict[str, str]]) -> li
         return [_table(scans, COLUMNS)]
     measured = any(row["enhancing_ml"] for row in patients)
     columns = tuple(name for name in PATIENT_COLUMNS if measured or name != "enhancing_ml")
-    told = "<p>Each the contrasts of one session, fused.</p>"
+    told = "<p>A line is the contrasts of one session together.</p>"
     scan_table = _table(scans, COLUMNS) if scans else ""
     return [section("Patients", told + _table(patients, columns)), section("Scans", scan_table)]
 

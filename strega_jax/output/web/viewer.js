@@ -105,7 +105,8 @@
     }
     context.putImageData(pixels, 0, 0);
     if (control.cross.checked) {
-      context.fillStyle = "rgba(90, 200, 130, 0.6)";
+      // Beside the blue outline of fused detections a blue cross would mislead.
+      context.fillStyle = fused ? "rgba(90, 200, 130, 0.6)" : "rgba(80, 180, 220, 0.6)";
       context.fillRect(column(plane, at[across]), 0, 1, height);
       context.fillRect(0, height - 1 - at[up], width, 1);
     }
@@ -147,7 +148,7 @@
     let zoom = images.length > 1 ? 0 : (room - 40) / sum(widths);
     for (let columns = 1; images.length > 1 && columns <= images.length; columns++) {
       const across = (room - gap * (columns - 1)) / columns / Math.max(...widths);
-      const down = 0.75 * window.innerHeight / (Math.ceil(images.length / columns) * sum(heights));
+      const down = 0.85 * window.innerHeight / (Math.ceil(images.length / columns) * sum(heights));
       zoom = Math.max(zoom, Math.min(across, down));
     }
     zoom = Math.max(1, Math.min(4, zoom));
