@@ -56,12 +56,10 @@ def write_patient_page(
         raise ValueError("the panels of a patient's page must lie on the grid of the fused detection")
     fusion = summary["fused"]
     inside = np.logical_or.reduce([panel.image > 0 for panel in panels])
-    seen = viewer(
-        panels, affine, spacing_mm, inside, Fused(fused_mask, fused_score), [_caption(p, fusion) for p in panels]
-    )
-    together = f"{_listed(list(fusion['contrasts']))}, fused on the grid of {fusion['grid']} ({summary['scan']})"
+    captions = [_caption(panel, fusion) for panel in panels]
+    seen = viewer(panels, affine, spacing_mm, inside, Fused(fused_mask, fused_score), captions)
     sections = [
-        f'<p class="file">{html.escape(together)}</p>',
+        _source(summary),
         _headline(summary),
         _quality_control(panels, summary),
         section("Look at it", _LEGEND + seen),
@@ -77,6 +75,12 @@ _LEGEND = (
     "<b class=box>blue outline</b>: what the fused score marks, the same in every pane; dashed in both colours where "
     "they coincide. All scores are coloured on one scale.</p>"
 )
+
+
+def _source(summary: Mapping[str, Any]) -> str:
+    fusion = summary["fused"]
+    told = f"{_listed(list(fusion['contrasts']))}, fused on the grid of {fusion['grid']} ({summary['scan']})"
+    return f'<p class="file">{html.escape(told)}</p>'
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

@@ -126,10 +126,7 @@ def _volumes(
 ) -> dict[str, Any]:
     """The box of `inside`, every `step`-th voxel: axial slices tiled into pictures, and where they lie in the scan."""
     found = [*images, *([fused] if fused else [])]
-    seen = np.logical_or.reduce([inside, *(one.mask for one in found)])
-    inner = bounding_box(seen) or tuple(slice(0, n) for n in seen.shape)
-    low = [max(0, s.start - MARGIN_VOXELS) for s in inner]
-    high = [min(n, s.stop + MARGIN_VOXELS) for s, n in zip(inner, seen.shape, strict=True)]
+    low, high = _box(np.logical_or.reduce([inside, *(one.mask for one in found)]))
     limit = min(MAX_VOXELS, MAX_VOXELS_TOGETHER // len(images))
     step = max(1, math.ceil(np.cbrt(np.prod(np.subtract(high, low)) / limit) - 1e-9))
     whole = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -162,6 +159,13 @@ def _volumes(
         "images": shown,
         "fused": pictures[-1] if fused else None,
     }
+
+
+def _box(seen: Bool[np.ndarray, "x y z"]) -> tuple[list[int], list[int]]:
+    """First voxel and end of what must be seen, and a margin."""
+    inner = bounding_box(seen) or tuple(slice(0, n) for n in seen.shape)
+    low = [max(0, s.start - MARGIN_VOXELS) for s in inner]
+    return low, [min(n, s.stop + MARGIN_VOXELS) for s, n in zip(inner, seen.shape, strict=True)]
 
 
 def _start(mask: Bool[np.ndarray, "i j k"]) -> list[int]:
