@@ -56,7 +56,7 @@ def enhancing(
     beyond = beyond_white(image, tissue, mask)[box]
     brain = tissue.seg[box] > 0
     # The image's own faces are no edge of the brain: what lies beyond them was not seen.
-    deep = ndimage.distance_transform_edt(brain, sampling=spacing_mm) > EDGE_MM if not brain.all() else brain
+    deep = brain if brain.all() else _depth_mm(brain, spacing_mm) > EDGE_MM
     bright = mask[box] & deep & (beyond > BEYOND_WHITE)
     closed = _closed(bright, spacing_mm) & mask[box]
     marked[box] = drop_small_volumes(closed, SMALLEST_ML * 1000 / math.prod(spacing_mm))
@@ -120,6 +120,11 @@ def _closed(marked: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, f
         return marked
     margins = [(m, m) for m in (math.ceil(CLOSING_MM / edge) + 1 for edge in spacing_mm)]
     padded = np.pad(marked, margins)
-    grown = ndimage.distance_transform_edt(~padded, sampling=spacing_mm) <= CLOSING_MM
-    shrunk = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > CLOSING_MM
+    grown = _depth_mm(~padded, spacing_mm) <= CLOSING_MM
+    shrunk = _depth_mm(grown, spacing_mm) > CLOSING_MM
     return (shrunk | padded)[tuple(slice(a, -b) for a, b in margins)]
+
+
+def _depth_mm(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> Float[np.ndarray, "x y z"]:
+    """Distance of each voxel of a mask to the nearest one outside it; 0 outside."""
+    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm), np.float32)
