@@ -21,7 +21,7 @@ draws report and figures again from the results alone. Research use only.
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from absl import flags
 
@@ -59,7 +59,7 @@ def main() -> int:
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    failures = compare_checkpoints(_checkpoints(), cases, output, _REGION.value)
+    failures = compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value))
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0
