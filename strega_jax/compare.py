@@ -11,6 +11,9 @@ the reference, and a report with figures. OUTPUT/NAME holds each checkpoint's ma
 --controls names healthy scans: with them come false-positive volumes and rates, Dice at a matched burden of false
 positives, and the detection of slices and subjects. Cases need expert masks; scans must be brain-extracted.
 
+--region=enhancing is for cohorts whose experts outlined the enhancing rim alone: of T1ce scans the enhancing label is
+scored, not the whole mask.
+
     python -m strega_jax.compare --redraw=evaluation/results.json --output=again
 
 draws report and figures again from the results alone. Research use only.
@@ -18,6 +21,7 @@ draws report and figures again from the results alone. Research use only.
 
 import dataclasses
 from pathlib import Path
+from typing import cast, get_args
 
 from absl import flags
 
@@ -25,6 +29,7 @@ from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.compare import compare_checkpoints
 from strega_jax.evaluation.report import report_from_json
+from strega_jax.evaluation.scoring import Region
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
 from strega_jax.scans.case import Case
@@ -37,6 +42,9 @@ _CONTRASTS = flags.DEFINE_list("contrasts", [], "Contrasts to score, e.g. T1w,T2
 _CONTROLS = flags.DEFINE_string("controls", "", "Folder of healthy scans.")
 _CONTROLS_SPLIT = flags.DEFINE_string("controls_split", "", "Of these, the subjects of this split only.")
 _CONTROLS_CONTRAST = flags.DEFINE_string("controls_contrast", "T1w", "Contrast of the controls.")
+_REGION = flags.DEFINE_enum(
+    "region", "whole", get_args(Region), "What of T1ce scans is scored: the whole mask, or its enhancing part."
+)
 _REDRAW = flags.DEFINE_string("redraw", "", "Only draw the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; made if need be.")
 
@@ -51,7 +59,7 @@ def main() -> int:
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    failures = compare_checkpoints(_checkpoints(), cases, output)
+    failures = compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value))
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0

@@ -6,9 +6,10 @@
     python -m strega_jax.predict bids_dir output_dir participant --participant-label 01 02
 
 For every scan it writes, on the scan's own grid, NAME_mask.nii.gz, NAME_desc-anomalymap.nii.gz (the anomaly score),
-with --samples NAME_desc-uncertainty.nii.gz, and beside them NAME_components.csv (volumes in ml, places in scanner
-mm, boxes), NAME_boxes.json (the same, boxes slice by slice, and quality-control warnings) and NAME.html: a page to
-look at, offline. group.html and group.tsv list all scans, most anomaly first.
+of T1ce NAME_dseg.nii.gz (2: what takes up contrast agent), with --samples NAME_desc-uncertainty.nii.gz, and beside them
+NAME_components.csv (volumes in ml, places in scanner mm, boxes), NAME_boxes.json (the same, boxes slice by slice, and
+quality-control warnings) and NAME.html: a page to look at, offline. group.html and group.tsv list all scans, most
+anomaly first.
 
 Scans must be brain-extracted. What is complete, made by the same model with the same settings, is skipped. A scan
 that fails is reported at the end, leaves no result, and the others are done; exit code 1 if any failed. Tracebacks of

@@ -103,6 +103,18 @@ def test_one_scan_said_in_many_ways_gives_one_mask(opened, tmp_path):
         assert [flag for flag in result.warnings if flag.check == "orientation"] == [], name
 
 
+def test_regions_are_told_of_t1ce_alone_and_make_up_the_mask(opened, tmp_path):
+    image = nib.load(small_scan())
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt(("P", "S", "R")))
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    found = strega_jax.detect(tmp_path / "turned.nii.gz", opened, contrast="T1ce")
+    assert found.regions is not None
+    assert found.regions.dtype == np.uint8
+    assert found.regions.shape == turned.shape
+    np.testing.assert_array_equal(found.regions > 0, found.mask)
+    assert strega_jax.detect(tmp_path / "turned.nii.gz", opened, contrast="T1w").regions is None
+
+
 def test_bad_input_is_told(opened, tmp_path):
     with pytest.raises(ScanError, match="no such file"):
         strega_jax.detect(tmp_path / "nothing.nii.gz", opened)

@@ -55,6 +55,26 @@ def test_every_case_is_scored_in_its_place_by_the_model_and_the_baselines(cases,
         assert results.scored[0].shown.stages[name].sum() > 0
 
 
+def test_the_enhancing_part_of_t1ce_scans_is_scored_as_a_cohort_of_its_own(cases, scored, tmp_path):
+    _, opened = scored
+    judged = [dataclasses.replace(cases[0], contrast="T1ce", name="a"), dataclasses.replace(cases[1], name="b")]
+    scores = {
+        region: score_cases(
+            opened.model, judged, RUN.postprocess, opened.calibration, tmp_path / region, method="m", region=region
+        )
+        for region in ("whole", "enhancing")
+    }
+    whole, part = (scores[region].scored for region in ("whole", "enhancing"))
+    assert [of.row["cohort"] for of in whole] == ["planted0 T1ce", "planted0 T1w"]
+    assert [of.row["cohort"] for of in part] == ["planted0 T1ce enhancing", "planted0 T1w"]
+    labels = np.asarray(nib.load(tmp_path / "enhancing" / "a_dseg.nii.gz").dataobj)
+    voxel_ml = read_scan(cases[0].image).voxel_ml
+    for of, marked in ((whole[0], labels > 0), (part[0], labels == 2)):
+        assert of.row["marked_ml"] == pytest.approx(marked.sum() * voxel_ml)
+    assert part[0].row["auprc"] == whole[0].row["auprc"]
+    assert part[1].row["dice"] == whole[1].row["dice"]
+
+
 def test_dice_at_a_matched_burden_uses_the_threshold_that_marks_controls_so_much(cases, scored):
     results, opened = scored
     healthy, voxel_ml = [], 0.0

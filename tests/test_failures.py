@@ -36,6 +36,7 @@ def opened():
 
 def write_brain(path: Path, brighter: int = 0) -> None:
     """A demo brain on a 4 mm grid."""
+    path.parent.mkdir(exist_ok=True)
     image = nib.load(small_scan())
     data = np.asanyarray(image.dataobj)[::2, ::2, ::2]
     affine = image.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
@@ -157,6 +158,28 @@ def test_a_result_asked_for_with_another_file_is_made_again_and_keeps_none_of_th
     assert names_after(pages=False) == plain | {"skip True"}
     assert names_after(samples=2) == plain | {".html", "_desc-uncertainty.nii.gz", "skip False"}
     assert names_after(pages=False) == plain | {"skip False"}
+
+
+def test_regions_of_a_t1ce_scan_belong_to_its_result_and_hold_its_mask(opened, tmp_path):
+    write_brain(tmp_path / "in" / "a_T1ce.nii.gz")
+    (job,) = make_jobs(find_cases(tmp_path / "in"), tmp_path / "out")
+    settings = Settings(opened.model.about.run.postprocess, pages=False, sidecars=True)
+    for missing in (False, True):
+        (done,) = detect_all([job], opened, settings)
+        assert (done.error, done.skipped) == (None, False)
+        mask, regions = (np.asarray(nib.load(path).dataobj) for path in (job.paths.mask, job.paths.regions))
+        assert regions.dtype == np.uint8
+        assert mask.any()
+        np.testing.assert_array_equal(regions > 0, mask > 0)
+        said = json.loads(job.paths.boxes.read_text())
+        assert said["enhancing_ml"] == pytest.approx((regions == 2).sum() * 4**3 / 1000)
+        assert (
+            "2 the part of it that takes up" in json.loads(job.paths.sidecars()["regions"].read_text())["Description"]
+        )
+        (again,) = detect_all([job], opened, settings)
+        assert again.skipped
+        if not missing:
+            job.paths.regions.unlink()
 
 
 def test_a_dicom_segmentation_asked_for_later_is_written(opened, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 from strega_jax.detection.found import Detection
 from strega_jax.output.group import write_group
 from strega_jax.output.page import MEASURES, write_page
-from strega_jax.output.pictures import BOX, MARK, slice_picture
+from strega_jax.output.pictures import BOX, ENHANCED, MARK, slice_picture
 from strega_jax.output.write import summarise
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
@@ -184,6 +184,16 @@ def test_a_detection_thinner_than_a_pixel_of_the_picture_is_drawn(detection, axi
     mask[20, 25, 18] = True
     picture = np.asarray(slice_picture(dataclasses.replace(detection, scan=scan, mask=mask)))
     assert any((picture == colour).all(axis=-1).any() for colour in (BOX, MARK))
+
+
+def test_what_enhances_is_told_and_outlined(detection, tmp_path):
+    part = ball(detection.mask.shape, (26, 30, 14), 2)
+    page = page_of(dataclasses.replace(detection, enhancing=part), tmp_path).read_text()
+    assert f"<b>{part.sum() * 0.012:.2f} ml</b><span>of it enhancing</span>" in page
+    assert "the part that enhances" in page
+    assert "enhanc" not in page_of(detection, tmp_path, "plain").read_text().partition("<body")[2]
+    colours = [np.asarray(slice_picture(one)) for one in (detection, dataclasses.replace(detection, enhancing=part))]
+    assert [bool((picture == ENHANCED).all(axis=-1).any()) for picture in colours] == [False, True]
 
 
 def test_a_full_size_brain_stays_below_five_megabytes(detection, tmp_path):

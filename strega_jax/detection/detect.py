@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from strega_jax.config import Postprocess, Preprocess
+from strega_jax.detection.enhancing import ENHANCED_CONTRAST, enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
@@ -59,7 +60,9 @@ def detect_slices(
 
         uncertainty = slices.back(score_deviation(model, slices.images, slices.position, samples))
     source = "" if calibration is None or threshold is None else calibration.source(scan.contrast)
-    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold, source)
+    enhanced = scan.contrast == ENHANCED_CONTRAST
+    part = enhancing(scan.data, slices.tissue, mask, scan.spacing_mm) if enhanced else None
+    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold, source, part)
 
 
 def anomaly_map(

@@ -18,7 +18,7 @@ from strega_jax.errors import ConfigError
 from strega_jax.evaluation.evaluate import about_model, label, pictures_of, spread, write_evaluation
 from strega_jax.evaluation.figures import comparison_picture
 from strega_jax.evaluation.report import picture
-from strega_jax.evaluation.scoring import Results, Scored, score_cases
+from strega_jax.evaluation.scoring import Region, Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, write_csv
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
@@ -64,14 +64,14 @@ class TimedModel:
 
 
 def compare_checkpoints(
-    checkpoints: Sequence[str | os.PathLike[str]], cases: Sequence[Case], output: Path
+    checkpoints: Sequence[str | os.PathLike[str]], cases: Sequence[Case], output: Path, region: Region = "whole"
 ) -> list[str]:
     """Evaluate each checkpoint on all cases with its own preprocessing and postprocessing, and set them side by side.
 
     Checkpoints whose runs differ in nothing but the seed are trainings of one method: tables and tests count a volume
     once, with the mean over them. Under `output`: what `evaluate` writes, of all together, and costs.csv; a folder
     NAME for each checkpoint with its masks and, of several, the same of it alone. NAME is the name of the checkpoint's
-    workdir. The untrained baselines are those of the first checkpoint's preprocessing.
+    workdir. The untrained baselines are those of the first checkpoint's preprocessing. `region` is as in `score_cases`.
 
     Returns:
         One message for each case that a checkpoint failed on.
@@ -86,13 +86,14 @@ def compare_checkpoints(
     methods = method_names(names, runs)
     data = files_hash(case.image for case in cases)
     together = Results()
-    about: dict[str, Any] = {"data": data}
+    shared: dict[str, Any] = {"data": data, "region": region}
+    about: dict[str, Any] = dict(shared)
     costs: list[Cost] = []
     for name, method, run, path, found in zip(names, methods, runs, checkpoints, opened, strict=True):
         model = TimedModel(found.model)
         results = score_cases(
             model, cases, run.postprocess, found.calibration, output / name / "masks",
-            method=method, baselines=name == names[0],
+            method=method, baselines=name == names[0], region=region,
         )  # fmt: skip
         told = about_model(model, run.postprocess)
         if results.rows and len(names) > 1:
@@ -101,7 +102,7 @@ def compare_checkpoints(
                 results,
                 {method: run.postprocess},
                 method,
-                told | {"data": data},
+                told | shared,
                 pictures_of(results.scored),
             )
         about |= {f"{name}: {key}": value for key, value in told.items()}

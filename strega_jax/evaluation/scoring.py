@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -37,6 +37,7 @@ from strega_jax.slices.preprocess import SliceVolume, preprocess
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Region = Literal["whole", "enhancing"]  # what of a detection is scored
 # Of a healthy brain every n-th score is kept, so that about this many are left: rates of 1 % are met to 0.02 %.
 KEPT_SCORES = 200_000
 
@@ -90,12 +91,17 @@ def score_cases(
     *,
     method: str,
     baselines: bool = True,
+    region: Region = "whole",
 ) -> Results:
     """Detect in every case, write the detection to `masks`, and score it against the expert's mask.
 
     A case without a mask counts as healthy where its cohort says so, and is refused elsewhere. Healthy cases come
     first: the thresholds at which they are marked with a given volume apply to the patients after them. Reading and
     segmenting one scan overlaps with scoring the one before it.
+
+    Where the experts outlined nothing but what enhances, `region="enhancing"` takes that part of a T1ce scan's mask for
+    the mask; the anomaly map, and what ranks its voxels, stays. Such scans are a cohort of their own name. Scans of
+    other contrasts are scored whole.
 
     Raises:
         ScanError: two cases of one cohort share a name.
@@ -105,7 +111,7 @@ def score_cases(
     failures = Failures(masks.parent)
     cases = unique_names(cases)
     order = sorted(cases, key=lambda case: not _is_control(case))
-    stages = _Stages(model, settings, calibration, masks, method, baselines, results)
+    stages = _Stages(model, settings, calibration, masks, method, baselines, region, results)
     done = staged(order, (stages.read, stages.detect, stages.score))
     for case, _, error in tqdm(done, desc=f"evaluating {method}", unit="scan", total=len(order)):
         if error is not None:
@@ -128,6 +134,7 @@ class _Stages:
     masks: Path
     method: str
     baselines: bool
+    region: Region
     results: Results
 
     def read(self, case: Case) -> tuple[Case, Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
@@ -146,7 +153,8 @@ class _Stages:
     def score(self, content: tuple[Case, Bool[np.ndarray, "x y z"], Detection]) -> None:
         case, truth, detection = content
         burdens = _thresholds_at_burdens(self.results.scored)
-        scored = _score(case, detection, truth, self.settings, self.method, burdens)
+        group, judged = _judged(case, detection, self.region)
+        scored = _score(case, group, judged, truth, self.settings, self.method, burdens)
         others = _baselines(detection, truth, scored.row) if self.baselines else []
         write_result(result_files(self.masks, case.name), detection, self.model.source)
         self.results.scored.append(scored)
@@ -165,8 +173,18 @@ def _truth(case: Case, scan: Scan) -> Bool[np.ndarray, "x y z"]:
     raise ScanError(f"{case.image}: no lesion mask beside it; evaluation needs one (strega_jax.predict does not)")
 
 
+def _judged(case: Case, detection: Detection, region: Region) -> tuple[str, Detection]:
+    """The name of the cohort, and the detection with the mask that is to be scored."""
+    # Contrasts are never pooled: one group of the table each.
+    group = f"{case.cohort} {case.contrast}".strip()
+    if region == "whole" or detection.enhancing is None:
+        return group, detection
+    return f"{group} {region}", dataclasses.replace(detection, mask=detection.enhancing)
+
+
 def _score(
     case: Case,
+    group: str,
     detection: Detection,
     truth: Bool[np.ndarray, "x y z"],
     settings: Postprocess,
@@ -174,10 +192,9 @@ def _score(
     burdens: dict[float, float],
 ) -> Scored:
     scan, brain, score = detection.scan, detection.slices.brain, detection.score
-    # Contrasts are never pooled: one group of the table each.
     about = {
         "case": case.name,
-        "cohort": f"{case.cohort} {case.contrast}".strip(),
+        "cohort": group,
         "subject": case.subject,
         "contrast": case.contrast,
         "method": method,

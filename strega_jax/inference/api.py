@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.detection.detect import detect_scan
@@ -26,6 +26,8 @@ class Result:
     Attributes:
         contrast: its MR contrast; where nothing tells it `unknown`, and it was read as the training contrast.
         mask: (i, j, k) what is marked as anomalous.
+        regions: (i, j, k) uint8 labels of a T1ce scan: 1 what is marked, 2 the part of it that takes up contrast agent;
+            None for other contrasts.
         score: (i, j, k) float32 anomaly score ≥ 0, 0 outside the brain.
         uncertainty: (i, j, k) float32 standard deviation of the score over latent samples, or None.
         affine: (4, 4) float64, voxel index → scanner millimetres (RAS+); the file's own.
@@ -37,6 +39,7 @@ class Result:
 
     contrast: str
     mask: Bool[np.ndarray, "i j k"]
+    regions: UInt8[np.ndarray, "i j k"] | None
     score: Float[np.ndarray, "i j k"]
     uncertainty: Float[np.ndarray, "i j k"] | None
     affine: Float[np.ndarray, "4 4"]
@@ -81,9 +84,11 @@ def detect(
     found = detect_scan(opened.model, scan, settings, opened.calibration, samples=samples)
     warnings = scan_warnings(scan, found.slices, about.preprocess.contrast)
     warnings += reference_warnings(measure(found), opened.reference)
+    regions = found.regions
     return Result(
         contrast=scan.contrast or "unknown",
         mask=scan.to_native(found.mask),
+        regions=None if regions is None else scan.to_native(regions),
         score=scan.to_native(found.score),
         uncertainty=None if found.uncertainty is None else scan.to_native(found.uncertainty),
         affine=scan.native_affine,

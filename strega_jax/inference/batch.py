@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from strega_jax import failures
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.detection.detect import detect_slices
+from strega_jax.detection.enhancing import ENHANCED_CONTRAST
 from strega_jax.detection.found import Detection
 from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
 from strega_jax.errors import ScanError
@@ -66,7 +67,12 @@ class Settings:
 
     def optional_files(self, job: Job) -> set[str]:
         """Which files of `ResultFiles` a result must have beside those that every result has."""
-        asked = {"uncertainty": self.samples > 0, "page": self.pages, "segmentation": job.series is not None}
+        asked = {
+            "regions": job.contrast == ENHANCED_CONTRAST,
+            "uncertainty": self.samples > 0,
+            "page": self.pages,
+            "segmentation": job.series is not None,
+        }
         return {name for name, wanted in asked.items() if wanted}
 
 

@@ -56,6 +56,14 @@ class ResultFiles:
             always=True,
         ),
     ]
+    regions: Annotated[
+        Path,
+        Kind(
+            "_dseg.nii.gz",
+            "_desc-anomaly{contrast}_dseg.nii.gz",
+            "of T1ce: 1 what is marked, 2 the part of it that takes up contrast agent, uint8",
+        ),
+    ]
     uncertainty: Annotated[
         Path,
         Kind(

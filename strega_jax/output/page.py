@@ -51,21 +51,23 @@ def quality_control(warnings: Sequence[Mapping[str, str]]) -> str:
 
 
 def _slices_section(detection: Detection) -> str:
+    enhancing = "" if detection.enhancing is None else "; <b class=enhancing>thin</b>: the part that enhances"
     return section(
         "Slices with detections" if detection.mask.any() else "Slices (nothing is detected)",
         "<p>Axial, lowest first, the patient's left on the left. <b class=mark>Outlined</b>: detections; "
-        "<b class=box>boxes</b>: one around each part of a slice.</p>"
+        f"<b class=box>boxes</b>: one around each part of a slice{enhancing}.</p>"
         f'<img alt="axial slices with detections and boxes" src="{jpeg(slice_picture(detection))}">',
     )
 
 
 def _headline(detection: Detection, summary: Mapping[str, Any]) -> str:
     scan, marked, brain = detection.scan, summary["anomaly_ml"], summary["brain_ml"]
-    count = len(summary["components"])
+    enhancing, count = summary["enhancing_ml"], len(summary["components"])
     voxels = " × ".join(str(n) for n in scan.native_shape)
     edges = " × ".join(f"{mm:.3g}" for mm in scan.spacing_mm)
     figures = {
         "marked": f"{marked:.2f} ml",
+        **({} if enhancing is None else {"of it enhancing": f"{enhancing:.2f} ml"}),
         "of the brain": f"{marked / brain:.1%}" if brain else "–",
         "component" if count == 1 else "components": str(count),
         "brain": f"{brain:.0f} ml",

@@ -18,7 +18,7 @@ TILE_PIXELS = 200
 STAGE_PIXELS = 260
 OUTLINE_PIXELS = 2
 # Okabe and Ito's: told apart by colour-blind readers.
-MARK, BOX = (213, 94, 0), (86, 180, 233)
+MARK, BOX, ENHANCED = (213, 94, 0), (86, 180, 233), (0, 158, 115)
 # Grey value of a pixel that is all CSF, GM, WM; what is beyond WM goes on to white.
 TISSUE_GREY = (0.15, 0.5, 0.8, 0.2)
 STAGES = ("what the network saw", "what it expects of a healthy brain", "how they differ", "anomaly score")
@@ -42,14 +42,20 @@ def slice_picture(detection: Detection) -> Image.Image:
             top, bottom = ((y.stop - edge) * spacing[1] * scale for edge in (box.hi[1], box.lo[1]))
             # A voxel of a thick slice may be thinner than a pixel here.
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=BOX)
-        on = np.asarray(Image.fromarray(detection.mask[x, y, k].T[::-1]).resize(size, Image.Resampling.NEAREST))
-        outline = on & ~np.asarray(ndimage.binary_erosion(on, iterations=OUTLINE_PIXELS, border_value=1), bool)
-        picture.paste(MARK, mask=Image.fromarray(outline))
+        picture.paste(MARK, mask=_outline(detection.mask[x, y, k], size, OUTLINE_PIXELS))
+        if detection.enhancing is not None:
+            picture.paste(ENHANCED, mask=_outline(detection.enhancing[x, y, k], size, 1))
         left = place % COLUMNS * TILE_PIXELS + (TILE_PIXELS - size[0]) // 2
         top = place // COLUMNS * TILE_PIXELS
         sheet.paste(picture, (left, top))
         ImageDraw.Draw(sheet).text((place % COLUMNS * TILE_PIXELS + 4, top + 3), f"z = {k}", fill=(255, 255, 255))
     return sheet
+
+
+def _outline(mask: Bool[np.ndarray, "x y"], size: tuple[int, int], pixels: int) -> Image.Image:
+    """The outer `pixels` of a mask, front up, at the size of its picture."""
+    on = np.asarray(Image.fromarray(mask.T[::-1]).resize(size, Image.Resampling.NEAREST))
+    return Image.fromarray(on & ~np.asarray(ndimage.binary_erosion(on, iterations=pixels, border_value=1), bool))
 
 
 def shown_slices(detection: Detection) -> list[int]:

@@ -36,8 +36,8 @@ def write_result(
 ) -> None:
     """Write all that was found in one scan: every file of the result or, where one cannot be written, none.
 
-    Maps have the scan's own affine and shape. The uncertainty map is written where there is one, the brain mask where
-    the brain was cut out by one.
+    Maps have the scan's own affine and shape. Regions and uncertainty map are written where there are any, the brain
+    mask where the brain was cut out by one.
 
     Args:
         files: where.
@@ -71,6 +71,7 @@ def write_result(
 DESCRIPTIONS = {
     "mask": {"Type": "Lesion", "Description": "voxels marked as anomalous, unconfirmed"},
     "anomaly_map": {"Description": "anomaly score", "SkullStripped": True},
+    "regions": {"Description": "0 background, 1 anomaly, 2 the part of it that takes up contrast agent; unconfirmed"},
     "uncertainty": {"Description": "standard deviation of the score", "SkullStripped": True},
     "brain_mask": {"Type": "Brain", "Description": "the brain that was judged"},
 }
@@ -79,6 +80,9 @@ DESCRIPTIONS = {
 def _maps(detection: Detection) -> dict[str, np.ndarray]:
     """Field of `ResultFiles` → volume, of all that are to be written."""
     maps: dict[str, np.ndarray] = {"mask": detection.mask, "anomaly_map": detection.score.astype(np.float32)}
+    regions = detection.regions
+    if regions is not None:
+        maps["regions"] = regions
     if detection.uncertainty is not None:
         maps["uncertainty"] = detection.uncertainty.astype(np.float32)
     if detection.scan.brain not in ("", GIVEN):
@@ -111,6 +115,7 @@ def summarise(detection: Detection, source: str, components: Sequence[Component]
         "scan": scan.path.name,
         "checkpoint": source,
         "anomaly_ml": float(detection.mask.sum() * scan.voxel_ml),
+        "enhancing_ml": detection.enhancing_ml,
         "brain_ml": float(detection.slices.brain.sum() * scan.voxel_ml),
         "healthy_threshold": detection.healthy_threshold,
         "healthy_threshold_from": detection.threshold_source,
