@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
                 false_positive_rate=5e-4,
                 low_fraction=0.3,
                 min_volume_ml=2.0,
+                appearance_mm=15.0,
             ),
         )
     )

@@ -145,6 +145,8 @@ class Postprocess:
     min_area_mm2: NotNegative = 0.0  # the same in mm²; the larger of both counts
     connectivity: Literal[4, 8] = 4  # of components within a slice
     min_volume_ml: NotNegative = 0.0  # smaller 3-D components (26-connected) are dropped
+    # in the end detections take in what looks like them, up to this far away, and lose what does not; 0: they do not
+    appearance_mm: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "postprocess")

@@ -9,7 +9,7 @@ from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.scorer import Scorer
-from strega_jax.postprocess import mask_from_score, refine_scores
+from strega_jax.postprocess import mask_from_score, refine_by_appearance, refine_scores
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume, preprocess
@@ -54,6 +54,8 @@ def detect_slices(
     score, reconstruction = anomaly_map(model, scan, slices, settings)
     threshold = healthy_value(settings, calibration, scan.contrast)
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
+    if settings.appearance_mm:
+        mask = refine_by_appearance(mask, [scan.data], slices.brain, scan.spacing_mm, settings.appearance_mm)
     uncertainty = None
     if samples:
         from strega_jax.models.uncertainty import score_deviation

@@ -1,5 +1,6 @@
 """Score map → mask → boxes."""
 
+from strega_jax.postprocess.appearance import refine_by_appearance
 from strega_jax.postprocess.components import Component, SliceBox, find_components, slice_boxes
 from strega_jax.postprocess.healthy import healthy_threshold, healthy_thresholds
 from strega_jax.postprocess.mask import bounding_box, mask_from_score
@@ -15,6 +16,7 @@ __all__ = [
     "healthy_thresholds",
     "mask_from_score",
     "otsu_thresholds",
+    "refine_by_appearance",
     "refine_scores",
     "slice_boxes",
 ]
