@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from strega_jax import terminal
 
 if TYPE_CHECKING:
-    from strega_jax.inference.api import Result, detect
+    from strega_jax.inference.api import Result, SessionResult, detect, detect_session
 
-__all__ = ["Result", "detect"]
+__all__ = ["Result", "SessionResult", "detect", "detect_session"]
 
 # A command takes seconds to load, in which it may be interrupted.
 if terminal.is_command():

@@ -9,7 +9,8 @@ trainings of one method. Prints and writes one table over all, sentences with st
 the reference, and a report with figures. OUTPUT/NAME holds each checkpoint's masks, and of several the same for each.
 
 --controls names healthy scans: with them come false-positive volumes and rates, Dice at a matched burden of false
-positives, and the detection of slices and subjects. Cases need expert masks; scans must be brain-extracted.
+positives, and the detection of slices and subjects. --fuse adds the fused contrasts of each subject and date, and
+tests them against each contrast alone. Cases need expert masks; scans must be brain-extracted.
 
 --region=enhancing is for cohorts whose experts outlined the enhancing rim alone: of T1ce scans the enhancing label is
 scored, not the whole mask.
@@ -42,6 +43,7 @@ _CONTRASTS = flags.DEFINE_list("contrasts", [], "Contrasts to score, e.g. T1w,T2
 _CONTROLS = flags.DEFINE_string("controls", "", "Folder of healthy scans.")
 _CONTROLS_SPLIT = flags.DEFINE_string("controls_split", "", "Of these, the subjects of this split only.")
 _CONTROLS_CONTRAST = flags.DEFINE_string("controls_contrast", "T1w", "Contrast of the controls.")
+_FUSE = flags.DEFINE_bool("fuse", False, "Evaluate the fused contrasts of each subject and date, too.")
 _REGION = flags.DEFINE_enum(
     "region", "whole", get_args(Region), "What of T1ce scans is scored: the whole mask, or its enhancing part."
 )
@@ -59,7 +61,7 @@ def main() -> int:
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    failures = compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value))
+    failures = compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value), fuse=_FUSE.value)
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0

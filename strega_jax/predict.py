@@ -11,6 +11,9 @@ NAME_components.csv (volumes in ml, places in scanner mm, boxes), NAME_boxes.jso
 quality-control warnings) and NAME.html: a page to look at, offline. group.html and group.tsv list all scans, most
 anomaly first.
 
+Two or more contrasts of one subject and date are fused, too: SUBJECT_desc-fused_mask.nii.gz, its anomaly map,
+components, boxes and a page that shows all contrasts side by side (--nofuse leaves them out).
+
 Scans must be brain-extracted. What is complete, made by the same model with the same settings, is skipped. A scan
 that fails is reported at the end, leaves no result, and the others are done; exit code 1 if any failed. Tracebacks of
 unforeseen errors are in errors.log beside the results. Research use only.
@@ -29,7 +32,8 @@ from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.failures import Failures
-from strega_jax.inference.batch import Done, Job, Settings, detect_all, is_complete
+from strega_jax.inference.batch import Done, Job, Settings, is_complete
+from strega_jax.inference.sessions import detect_sessions, group_sessions
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
 from strega_jax.output.bids import LEVELS, app_arguments, derivative_paths, describe_data_set
@@ -61,6 +65,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done, and do n
 _PAGES = flags.DEFINE_bool("pages", True, "Write an HTML page for each scan.")
 _LEVEL = flags.DEFINE_enum("analysis_level", None, LEVELS, "As a BIDS app: write derivatives, or their group page.")
 _PARTICIPANTS = flags.DEFINE_list("participant_label", [], "Do these subjects only, with or without 'sub-'.")
+_FUSE = flags.DEFINE_bool("fuse", True, "Fuse the contrasts of a subject and date.")
 _DICOM_SEG = flags.DEFINE_bool(
     "dicom_seg", False, "For DICOM series, write a DICOM segmentation too; needs pip install 'strega-jax[dicom]'."
 )
@@ -83,17 +88,22 @@ def main() -> int:
         sidecars=_LEVEL.value is not None,
     )
     jobs = _jobs(source, output)
+    sessions = group_sessions(jobs) if _FUSE.value else []
     if _DRY_RUN.value:
         for job in jobs:
             done = not settings.overwrite and is_complete(job, opened, settings)
             print(f"{'complete' if done else 'to do':8}  {job.name} → {job.paths.mask}")
+        for session in sessions:
+            print(f"{'fused':8}  {', '.join(job.name for job in session.jobs)} → {session.paths.mask}")
         return 0
     if _LEVEL.value:
         describe_data_set(output)
     failures, counts = Failures(output), collections.Counter[str]()
     try:
-        for done in tqdm(detect_all(jobs, opened, settings), total=len(jobs), desc="detecting", unit="scan"):
-            counts["failed" if done.error else "skipped" if done.skipped else "detected"] += 1
+        done_all = detect_sessions(jobs, sessions, opened, settings)
+        for done in tqdm(done_all, total=len(jobs) + len(sessions), desc="detecting", unit="scan"):
+            what = "session " if done.fused else ""
+            counts[what + ("failed" if done.error else "skipped" if done.skipped else "done")] += 1
             _tell(done, failures)
     finally:  # a full disk or Ctrl-C ends the run before its end
         if counts:
@@ -105,21 +115,32 @@ def main() -> int:
 
 def _tell(done: Done, failures: Failures) -> None:
     if done.error is not None:
-        failures.add(done.job.source, done.error)
+        failures.add(done.source, done.error)
     elif not done.skipped:
-        tqdm.write(f"{done.job.paths.mask}: {done.anomaly_ml:.1f} ml marked")
+        tqdm.write(f"{done.paths.mask}: {done.anomaly_ml:.1f} ml marked")
     for warning in done.warnings:
-        tqdm.write(f"  quality-control warning for {done.job.name}: {warning.check}: {warning.reason}")
+        tqdm.write(f"  quality-control warning for {done.name}: {warning.check}: {warning.reason}")
 
 
 def _summarise(output: Path, counts: Mapping[str, int], wanted: int, messages: Sequence[str]) -> None:
-    done = counts["detected"] + counts["skipped"]
-    before = f" ({counts['skipped']} of them before)" if counts["skipped"] else ""
-    left = wanted - done - len(messages)
-    ended = f", {left} not done" if left else ""
-    print(f"{output}: {done} scans done{before}, {len(messages)} failed{ended}. {DISCLAIMER}")
+    done = counts["done"] + counts["skipped"]
+    told = [_counted(done, "scan") + f" done{_before(counts['skipped'])}"]
+    if fused := counts["session done"] + counts["session skipped"]:
+        told.append(_counted(fused, "session") + f" fused{_before(counts['session skipped'])}")
+    told.append(f"{len(messages)} failed")
+    if left := wanted - done - counts["failed"]:
+        told.append(f"{left} not done")
+    print(f"{output}: {', '.join(told)}. {DISCLAIMER}")
     for message in messages:
         print(f"  failed: {message}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _before(skipped: int) -> str:
+    return f" ({skipped} of them before)" if skipped else ""
 
 
 def _group(output: Path) -> int:
@@ -147,7 +168,8 @@ def _jobs(source: Path, output: Path) -> list[Job]:
     paths = derivative_paths if _LEVEL.value else None
     jobs = make_jobs(cases, output, _BRAIN.value or AUTO, paths, _DICOM_SEG.value)
     inputs = [path for case in cases for path in (*case.files, case.mask, case.brain) if path]
-    require_apart([job.paths for job in jobs], inputs)
+    results = [one.paths for one in (*jobs, *group_sessions(jobs))]
+    require_apart(results, inputs)
     return jobs
 
 

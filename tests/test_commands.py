@@ -102,7 +102,7 @@ def test_bad_scans_are_named_and_the_good_one_is_done(trained, tmp_path):
     done = strega("predict", f"--checkpoint={trained}", f"--input={scans}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "1 scans done, 5 failed" in done.stdout
+    assert "1 scan done, 5 failed" in done.stdout
     for name in ("truncated", "text", *broken):
         assert f"{name}_T1w.nii.gz: " in done.stdout
     written = [path.name for path in (tmp_path / "out").rglob("*")]

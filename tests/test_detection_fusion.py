@@ -28,7 +28,15 @@ def contrast_map(name: str, *spots, warned: bool = False, affine=None) -> Contra
     score = np.full(SHAPE, 0.05, np.float32) * brain()
     for spot in spots:
         score[spot & brain()] = 0.9
-    return ContrastMap(name, score, brain(), np.diag([2.0, 2, 2, 1]) if affine is None else affine, warned)
+    return ContrastMap(
+        name,
+        score + brain(),
+        score,
+        score > 0.4,
+        brain(),
+        np.diag([2.0, 2, 2, 1]) if affine is None else affine,
+        warned,
+    )
 
 
 LESION, ARTEFACT = blob((14, 20, 18)), blob((28, 24, 16), 3.0)
@@ -36,7 +44,7 @@ LESION, ARTEFACT = blob((14, 20, 18)), blob((28, 24, 16), 3.0)
 
 def test_on_one_grid_it_is_the_mean_and_one_contrasts_artefact_does_not_pass():
     maps = [contrast_map("T1ce", LESION), contrast_map("T2w", LESION, ARTEFACT), contrast_map("FLAIR", LESION)]
-    fused = fuse(maps, FIXED, None)
+    fused = fuse(maps, FIXED, lambda _: None)
     np.testing.assert_allclose(fused.score, np.mean([one.score for one in maps], axis=0), rtol=1e-6)
     np.testing.assert_array_equal(fused.mask, LESION & brain())
     assert fused.weights == {"T1ce": 1.0, "T2w": 1.0, "FLAIR": 1.0}
@@ -44,7 +52,7 @@ def test_on_one_grid_it_is_the_mean_and_one_contrasts_artefact_does_not_pass():
 
 def test_a_warned_contrast_weighs_half():
     maps = [contrast_map("T1ce", LESION), contrast_map("FLAIR", warned=True)]
-    fused = fuse(maps, FIXED, None)
+    fused = fuse(maps, FIXED, lambda _: None)
     np.testing.assert_allclose(fused.score, (maps[0].score + 0.5 * maps[1].score) / 1.5, rtol=1e-6)
 
 
@@ -55,9 +63,9 @@ def test_the_best_resolved_contrast_gives_the_grid_and_others_are_laid_on_it():
     inside = coarse.brain.reshape(20, 2, 22, 2, 18, 2).mean((1, 3, 5)) > 0.5
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = 1.0
-    thick = ContrastMap("FLAIR", pooled.astype(np.float32), inside, affine)
+    thick = ContrastMap("FLAIR", pooled.astype(np.float32), pooled.astype(np.float32), pooled > 0.4, inside, affine)
     assert best_resolved([thick, fine]) == 1
-    fused = fuse([thick, fine], FIXED, None)
+    fused = fuse([thick, fine], FIXED, lambda _: None)
     assert fused.grid == 1
     assert fused.score.shape == SHAPE
     wanted = LESION & brain()
@@ -73,7 +81,7 @@ def test_what_a_contrast_did_not_see_is_the_others_alone():
     affine = cut.affine.copy()
     affine[2, 3] = 2.0 * low
     half = dataclasses.replace(cut, score=cut.score[:, :, low:], brain=cut.brain[:, :, low:], affine=affine)
-    fused = fuse([whole, half], FIXED, None)
+    fused = fuse([whole, half], FIXED, lambda _: None)
     np.testing.assert_allclose(fused.score[:, :, : low - 1], whole.score[:, :, : low - 1], rtol=1e-6)
 
 
@@ -81,8 +89,8 @@ def test_contrasts_of_another_place_are_left_out_and_said():
     away = np.diag([2.0, 2, 2, 1])
     away[0, 3] = 60.0
     maps = [contrast_map("T1ce", LESION), contrast_map("T2w", LESION), contrast_map("FLAIR", affine=away)]
-    fused = fuse(maps, FIXED, None)
+    fused = fuse(maps, FIXED, lambda _: None)
     assert set(fused.weights) == {"T1ce", "T2w"}
     assert "FLAIR" in fused.left_out[0]
-    with pytest.raises(ScanError, match="nothing to fuse"):
-        fuse([maps[0], maps[2]], FIXED, None)
+    with pytest.raises(ScanError, match="elsewhere in the scanner"):
+        fuse([maps[0], maps[2]], FIXED, lambda _: None)

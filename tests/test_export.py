@@ -147,7 +147,7 @@ def test_the_runner_needs_nothing_of_what_trains(opened, tmp_path):
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "1 scans done, 0 failed" in done.stdout
+    assert "1 scan done, 0 failed" in done.stdout
     mask = nib.load(next((tmp_path / "out").glob("*_mask.nii.gz")))
     wanted = strega_jax.detect(small_scan(), opened)
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj) > 0, wanted.mask)

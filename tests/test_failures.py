@@ -126,7 +126,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, monkeyp
     monkeypatch.setattr(write, "write_volume", full)
     with pytest.raises(failures.DiskFullError, match=r"out: No space left on device: make room"):
         run_predict(tmp_path)
-    assert "1 scans done, 0 failed, 2 not done" in capsys.readouterr().out
+    assert "1 scan done, 0 failed, 2 not done" in capsys.readouterr().out
     assert result_of(tmp_path, "b") == set()
     assert not list((tmp_path / "out").glob(".writing-*"))
     monkeypatch.undo()

@@ -62,10 +62,10 @@ def test_one_scan_never_ends_a_batch(opened, tmp_path, monkeypatch):
     settings = Settings(opened.model.about.run.postprocess)
     failures = Failures(output)
     jobs = make_jobs(find_cases(source), output)
-    done = {one.job.name: one for one in detect_all(jobs, opened, settings)}
+    done = {one.name: one for one in detect_all(jobs, opened, settings)}
     assert {name for name, one in done.items() if one.error is None} == {"a_T1w", "c_T1w"}
     for name in ("alien_T1w", "damaged_T1w", "b_T1w", "page_T1w"):
-        message = failures.add(done[name].job.source, done[name].error)
+        message = failures.add(done[name].source, done[name].error)
         assert name in message
         assert "\n" not in message
     for job in jobs:

@@ -67,6 +67,14 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
     ]
 
 
+def detection_warnings(
+    detection: Detection, training_contrast: str, reference: Reference | None
+) -> list[QualityWarning]:
+    """All warnings about a scan that was detected: `scan_warnings` and `reference_warnings`."""
+    warnings = scan_warnings(detection.scan, detection.slices, training_contrast)
+    return warnings + reference_warnings(measure(detection), reference)
+
+
 def measure(detection: Detection) -> dict[str, float]:
     """What a scan is compared by with the training scans: shares of `csf`, `gm`, `wm`, `brain_ml` and `error`.
 

@@ -64,14 +64,20 @@ class TimedModel:
 
 
 def compare_checkpoints(
-    checkpoints: Sequence[str | os.PathLike[str]], cases: Sequence[Case], output: Path, region: Region = "whole"
+    checkpoints: Sequence[str | os.PathLike[str]],
+    cases: Sequence[Case],
+    output: Path,
+    region: Region = "whole",
+    *,
+    fuse: bool = False,
 ) -> list[str]:
     """Evaluate each checkpoint on all cases with its own preprocessing and postprocessing, and set them side by side.
 
     Checkpoints whose runs differ in nothing but the seed are trainings of one method: tables and tests count a volume
     once, with the mean over them. Under `output`: what `evaluate` writes, of all together, and costs.csv; a folder
     NAME for each checkpoint with its masks and, of several, the same of it alone. NAME is the name of the checkpoint's
-    workdir. The untrained baselines are those of the first checkpoint's preprocessing. `region` is as in `score_cases`.
+    workdir. The untrained baselines are those of the first checkpoint's preprocessing. `region` and `fuse` are as in
+    `score_cases`.
 
     Returns:
         One message for each case that a checkpoint failed on.
@@ -93,7 +99,7 @@ def compare_checkpoints(
         model = TimedModel(found.model)
         results = score_cases(
             model, cases, run.postprocess, found.calibration, output / name / "masks",
-            method=method, baselines=name == names[0], region=region,
+            method=method, baselines=name == names[0], region=region, fuse=fuse, reference=found.reference,
         )  # fmt: skip
         told = about_model(model, run.postprocess)
         if results.rows and len(names) > 1:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strega_jax.config import Postprocess
+from strega_jax.detection.session import FUSED
 from strega_jax.evaluation.calibration import TARGET_RATES, cross_fitted_rates, healthy_burden
 from strega_jax.evaluation.dose import dose_response
 from strega_jax.evaluation.lesions import froc, sensitivity_by_size
@@ -55,6 +56,8 @@ def report_content(results: Results, settings: Mapping[str, Postprocess], refere
         ]
     rows = results.rows
     comparisons = compare_cohorts(_by_cohort(rows), reference, "Dice")
+    of_reference = [row for row in rows if row["method"] == reference]
+    comparisons += compare_cohorts(_by_contrast(of_reference), FUSED, "Dice")
     return {
         "rows": rows,
         "summary": summarise(rows),
@@ -146,6 +149,19 @@ def _by_cohort(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
         }
         for cohort, of in _grouped(lesions, lambda row: row["cohort"]).items()
     }
+
+
+def _by_contrast(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """Cohort without contrast → contrast → subject → Dice, of cohorts with fused contrasts."""
+    by_cohort: dict[str, dict[str, dict[str, float]]] = {}
+    for row in filter(_defined, rows):
+        cohort = row["cohort"].removesuffix(row["contrast"]).strip()
+        by_cohort.setdefault(cohort, {}).setdefault(row["contrast"], {})
+    for cohort, contrasts in by_cohort.items():
+        for contrast in contrasts:
+            own = [row for row in rows if row["cohort"] == f"{cohort} {contrast}" and _defined(row)]
+            contrasts[contrast] = by_subject([row["subject"] for row in own], [row["dice"] for row in own])
+    return {cohort: contrasts for cohort, contrasts in by_cohort.items() if FUSED in contrasts}
 
 
 def _defined(row: Row) -> bool:

@@ -13,18 +13,22 @@ from tqdm import tqdm
 from strega_jax.config import Postprocess
 from strega_jax.detection.detect import detect_slices
 from strega_jax.detection.found import Detection
+from strega_jax.detection.quality import detection_warnings
+from strega_jax.detection.session import Part
 from strega_jax.errors import ScanError
 from strega_jax.evaluation.baselines import bright_mask, class_masks
 from strega_jax.evaluation.calibration import BURDENS_ML, threshold_at_burden
 from strega_jax.evaluation.dose import dose_of
+from strega_jax.evaluation.fused import Gathering, Member, fuse_members
 from strega_jax.evaluation.lesions import LesionMatch
 from strega_jax.evaluation.metrics import dice, slice_level_scores, volume_level_score
 from strega_jax.evaluation.slices import ShownSlice, shown_slice
 from strega_jax.evaluation.volume import score_volume_and_lesions
 from strega_jax.failures import Failures
 from strega_jax.models.calibration import Calibration
+from strega_jax.models.reference import Reference
 from strega_jax.models.scorer import Scorer
-from strega_jax.output.files import result_files
+from strega_jax.output.files import fused_files, result_files
 from strega_jax.output.write import write_result
 from strega_jax.pipeline import staged
 from strega_jax.scans.case import Case, read_truth
@@ -91,6 +95,8 @@ def score_cases(
     *,
     method: str,
     baselines: bool = True,
+    fuse: bool = False,
+    reference: Reference | None = None,
     region: Region = "whole",
 ) -> Results:
     """Detect in every case, write the detection to `masks`, and score it against the expert's mask.
@@ -98,6 +104,9 @@ def score_cases(
     A case without a mask counts as healthy where its cohort says so, and is refused elsewhere. Healthy cases come
     first: the thresholds at which they are marked with a given volume apply to the patients after them. Reading and
     segmenting one scan overlaps with scoring the one before it.
+
+    With `fuse` the contrasts of a subject and date are scored together, too, as a volume of the contrast `fused`; as
+    `predict` does, a contrast counts less where quality control, for which `reference` is the training cohort, warns.
 
     Where the experts outlined nothing but what enhances, `region="enhancing"` takes that part of a T1ce scan's mask for
     the mask; the anomaly map, and what ranks its voxels, stays. Such scans are a cohort of their own name. Scans of
@@ -111,15 +120,18 @@ def score_cases(
     failures = Failures(masks.parent)
     cases = unique_names(cases)
     order = sorted(cases, key=lambda case: not _is_control(case))
-    stages = _Stages(model, settings, calibration, masks, method, baselines, region, results)
+    gathering = Gathering(cases if fuse else ())
+    stages = _Stages(model, settings, calibration, masks, method, baselines, region, results, gathering, reference)
     done = staged(order, (stages.read, stages.detect, stages.score))
     for case, _, error in tqdm(done, desc=f"evaluating {method}", unit="scan", total=len(order)):
         if error is not None:
             log.error("%s", failures.add(case.image, error))
             result_files(masks, case.name).remove()
+    for members in gathering.rest():
+        stages.score_fused(members)
     results.failures += failures.messages
     place = {case.name: number for number, case in enumerate(cases)}
-    results.scored.sort(key=lambda of: place[of.row["case"]])
+    results.scored.sort(key=lambda of: place.get(of.row["case"], len(place)))
     results.baselines.sort(key=lambda row: place[row["case"]])
     return results
 
@@ -136,6 +148,8 @@ class _Stages:
     baselines: bool
     region: Region
     results: Results
+    gathering: Gathering
+    reference: Reference | None
 
     def read(self, case: Case) -> tuple[Case, Scan, Bool[np.ndarray, "x y z"], SliceVolume]:
         scan = open_scan(case)
@@ -159,6 +173,21 @@ class _Stages:
         write_result(result_files(self.masks, case.name), detection, self.model.source)
         self.results.scored.append(scored)
         self.results.baselines.extend(others)
+        if case in self.gathering:
+            warnings = detection_warnings(detection, self.model.about.preprocess.contrast, self.reference)
+            part = Part(case.name, detection, tuple(warnings))
+            self.score_fused(self.gathering.add(Member(case, truth, part)))
+
+    def score_fused(self, members: Sequence[Member]) -> None:
+        """Fuse the scans of a session, if there are any, and score what comes of it."""
+        found = fuse_members(members, self.settings, self.calibration)
+        if found is None:
+            return
+        case, detection, truth = found
+        self.results.scored.append(
+            _score(case, f"{case.cohort} {case.contrast}", detection, truth, self.settings, self.method, {})
+        )
+        write_result(fused_files(self.masks, case.name), detection, self.model.source)
 
 
 def _is_control(case: Case) -> bool:

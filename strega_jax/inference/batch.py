@@ -12,9 +12,11 @@ from strega_jax.detection.detect import detect_slices
 from strega_jax.detection.enhancing import ENHANCED_CONTRAST
 from strega_jax.detection.found import Detection
 from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
+from strega_jax.detection.session import Part
 from strega_jax.errors import ScanError
 from strega_jax.models.opened import Opened
 from strega_jax.output.files import ResultFiles
+from strega_jax.output.page import write_page
 from strega_jax.output.write import write_result
 from strega_jax.pipeline import staged
 from strega_jax.scans.scan import Scan
@@ -43,6 +45,7 @@ class Job:
         paths: where the results go.
         contrast: MR contrast, or empty for the training contrast.
         series: the DICOM series to write a DICOM SEG for, if any.
+        session: name of its subject and date, equal for the contrasts of one; empty where they are not known.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Job:
     paths: ResultFiles
     contrast: str = ""
     series: "Series | None" = None
+    session: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +94,31 @@ class _Work:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What became of one scan; `error` is None where it was detected or skipped."""
+    """What became of one scan, or of the contrasts of a session together.
 
-    job: Job
-    skipped: bool
-    anomaly_ml: float
-    warnings: tuple[QualityWarning, ...]
-    error: BaseException | None
+    Attributes:
+        name: for the group page.
+        source: the scan's file or folder.
+        paths: where the result is.
+        made: what the result was made from and with.
+        skipped: it was there already.
+        anomaly_ml: volume of the detections.
+        warnings: of quality control.
+        error: None where it was detected or skipped.
+        part: the detection, where it was made now and is to be kept.
+        fused: it is the contrasts of a session together.
+    """
+
+    name: str
+    source: Path
+    paths: ResultFiles
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
+    skipped: bool = False
+    anomaly_ml: float = 0.0
+    warnings: tuple[QualityWarning, ...] = ()
+    error: BaseException | None = None
+    part: Part | None = None
+    fused: bool = False
 
 
 def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
@@ -107,10 +129,12 @@ def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
         return False
 
 
-def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Iterator[Done]:
+def detect_all(
+    jobs: Sequence[Job], opened: Opened, settings: Settings, keep: Callable[[Job], bool] = lambda _: False
+) -> Iterator[Done]:
     """Do the jobs, in order; whatever goes wrong with one scan is told in its `Done`, and the others go on.
 
-    A scan that fails leaves no result, and no earlier one.
+    A scan that fails leaves no result, and no earlier one. `keep` says of which jobs the detection is handed on.
 
     Raises:
         BaseException: what no scan can be blamed for, such as a setting that the checkpoint does not allow or a full
@@ -143,11 +167,12 @@ def detect_all(jobs: Sequence[Job], opened: Opened, settings: Settings) -> Itera
         return work
 
     def write(work: _Work) -> Done:
-        ml = 0.0
+        job, ml, part = work.job, 0.0, None
         if work.detection is not None and work.scan is not None:
             _write(work, work.detection, opened, settings)
             ml = float(work.detection.mask.sum() * work.scan.voxel_ml)
-        return Done(work.job, work.skipped, ml, tuple(work.warnings), None)
+            part = Part(job.name, work.detection, tuple(work.warnings)) if keep(job) else None
+        return Done(job.name, job.source, job.paths, work.made, work.skipped, ml, tuple(work.warnings), None, part)
 
     for job, done, error in staged(jobs, (read, segment, detect, write)):
         yield done if error is None else _failed(job, error)
@@ -161,7 +186,7 @@ def _failed(job: Job, error: BaseException) -> Done:
         job.paths.remove()
     except OSError as left:
         log.warning("%s: its earlier result could not be removed: %s", job.source, failures.one_line(left))
-    return Done(job, False, 0.0, (), error)
+    return Done(job.name, job.source, job.paths, error=error)
 
 
 def _abstain(work: _Work, settings: Settings) -> None:
@@ -172,8 +197,12 @@ def _abstain(work: _Work, settings: Settings) -> None:
 
 def _made(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
     """What tells whether a result is still the one that would be made now."""
-    made_with = [opened.fingerprint, settings_hash(settings.postprocess), settings.samples, job.contrast]
-    return {"made_from": job.digest(), "made_with": made_with}
+    return {"made_from": job.digest(), "made_with": [*made_with(opened, settings), job.contrast]}
+
+
+def made_with(opened: Opened, settings: Settings) -> list[Any]:
+    """The model and the settings, as results name them."""
+    return [opened.fingerprint, settings_hash(settings.postprocess), settings.samples]
 
 
 def _is_complete(job: Job, made: dict[str, Any], settings: Settings) -> bool:
@@ -199,7 +228,7 @@ def _write(work: _Work, detection: Detection, opened: Opened, settings: Settings
         detection,
         opened.model.source,
         record,
-        page=settings.pages,
+        page=write_page if settings.pages else None,
         sidecars=settings.sidecars,
         series=work.job.series,
     )

@@ -35,6 +35,7 @@ def make_jobs(
             paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
             series=case.series if segmentation else None,
+            session="_".join(part for part in (case.subject, case.session) if part),
         )
         for case in cases
     ]

@@ -21,12 +21,14 @@ class Kind:
     Attributes:
         ending: what follows the scan's name.
         bids: what follows subject, session and entities in BIDS derivatives.
+        fused: what follows subject and session for the contrasts of a session together, in BIDS derivatives, too.
         what: what it holds, for the documentation.
         always: every result has it.
     """
 
     ending: str
     bids: str
+    fused: str
     what: str
     always: bool = False
 
@@ -43,6 +45,7 @@ class ResultFiles:
         Kind(
             "_mask.nii.gz",
             "_desc-anomaly{contrast}_mask.nii.gz",  # contrasts of one subject may share all entities: the label differs
+            "_desc-fused_mask.nii.gz",
             "what is marked, uint8, on the scan's own grid with its own affine",
             always=True,
         ),
@@ -52,6 +55,7 @@ class ResultFiles:
         Kind(
             "_desc-anomalymap.nii.gz",
             "_desc-anomalymap_{contrast}.nii.gz",
+            "_desc-fusedanomalymap.nii.gz",
             "the anomaly score, float32",
             always=True,
         ),
@@ -61,6 +65,7 @@ class ResultFiles:
         Kind(
             "_dseg.nii.gz",
             "_desc-anomaly{contrast}_dseg.nii.gz",
+            "_desc-fused_dseg.nii.gz",
             "of T1ce: 1 what is marked, 2 the part of it that takes up contrast agent, uint8",
         ),
     ]
@@ -69,6 +74,7 @@ class ResultFiles:
         Kind(
             "_desc-uncertainty.nii.gz",
             "_desc-uncertainty_{contrast}.nii.gz",
+            "_desc-fuseduncertainty.nii.gz",
             "with `--samples=8`: standard deviation of the score over latent samples",
         ),
     ]
@@ -77,6 +83,7 @@ class ResultFiles:
         Kind(
             "_desc-brain_mask.nii.gz",
             "_desc-brain{contrast}_mask.nii.gz",
+            "_desc-brain_mask.nii.gz",
             "where a mask cut out the brain: the brain that was judged, uint8",
         ),
     ]
@@ -85,6 +92,7 @@ class ResultFiles:
         Kind(
             "_seg.dcm",
             "_{contrast}_seg.dcm",
+            "_desc-fused_seg.dcm",
             "with `--dicom_seg`: a DICOM segmentation on the frames of the series",
         ),
     ]
@@ -93,6 +101,7 @@ class ResultFiles:
         Kind(
             "_components.csv",
             "_{contrast}_components.csv",
+            "_desc-fused_components.csv",
             "a line a component: ml, centroid in scanner mm, peak and mean score, box",
             always=True,
         ),
@@ -102,11 +111,14 @@ class ResultFiles:
         Kind(
             "_boxes.json",
             "_{contrast}_boxes.json",
+            "_desc-fused_boxes.json",
             "the same, boxes slice by slice, quality-control warnings, and what the result was made from and with",
             always=True,
         ),
     ]
-    page: Annotated[Path, Kind(".html", "_{contrast}.html", "the page below; `--nopages` leaves it out")]
+    page: Annotated[
+        Path, Kind(".html", "_{contrast}.html", "_desc-fused.html", "the page below; `--nopages` leaves it out")
+    ]
 
     def paths(self) -> dict[str, Path]:
         """Field → path, of all."""
@@ -177,6 +189,11 @@ def bids_files(folder: Path, stem: str, contrast: str) -> ResultFiles:
     """
     endings = {field: kind.bids.format(contrast=contrast) for field, kind in KINDS.items()}
     return ResultFiles(**{field: folder / f"{stem}{ending}" for field, ending in endings.items()})
+
+
+def fused_files(folder: Path, name: str) -> ResultFiles:
+    """Where the result of all contrasts of the session `name` (subject and session) goes."""
+    return ResultFiles(**{field: folder / f"{name}{kind.fused}" for field, kind in KINDS.items()})
 
 
 def require_apart(results: Collection[ResultFiles], inputs: Collection[Path]) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from strega_jax.detection.found import Detection
 from strega_jax.output.files import ResultFiles
-from strega_jax.output.page import write_page
 from strega_jax.postprocess import Component, find_components, slice_boxes
 from strega_jax.scans.files import replacing, write_json
 from strega_jax.scans.scan import write_volume
@@ -30,7 +29,7 @@ def write_result(
     source: str,
     record: Mapping[str, Any] | None = None,
     *,
-    page: bool = False,
+    page: Callable[[Path, Detection, Mapping[str, Any]], None] | None = None,
     sidecars: bool = False,
     series: "Series | None" = None,
 ) -> None:
@@ -44,7 +43,7 @@ def write_result(
         detection: what was found.
         source: the checkpoint, for the record.
         record: more fields for the boxes' JSON and the page.
-        page: write the page.
+        page: writes the page, such as `page.write_page`; None: there is none.
         sidecars: write a JSON file beside every map, as BIDS wants.
         series: the DICOM series that the scan was read from, for a DICOM SEG.
     """
@@ -62,7 +61,7 @@ def write_result(
 
             write_segmentation(new.segmentation, detection, series, source)
         if page:
-            write_page(new.page, detection, summary)
+            page(new.page, detection, summary)
         written = sorted(path.name for path in new.boxes.parent.iterdir())
         write_json(new.boxes, summary | {"files": written})
 
