@@ -85,12 +85,12 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any]) -> 
     Returns:
         One message for each plot that could not be drawn; the page tells it too.
     """
-    results = json_ready(results)
+    content: dict[str, Any] = json_ready(results)
     failures = Failures(Path(folder))
     figures = Path(folder) / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, caption, make in _plots(results):
+    for name, caption, make in _plots(content):
         files = figures / f"{name}.png", figures / f"{name}.pdf"
         try:
             figure = make()
@@ -103,10 +103,10 @@ def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any]) -> 
         _write(files[0], png)
         _write(files[1], pdf)
         drawn.append({"caption": caption, "png": base64.b64encode(png).decode()})
-    for entry in results.get("pictures", []):
+    for entry in content.get("pictures", []):
         _write(figures / f"{entry['name']}.png", base64.b64decode(entry["png"]))
-    results["failures"] = [*results.get("failures", []), *failures.messages]
-    _write(Path(folder) / "report.html", _page(results, drawn).encode())
+    content["failures"] = [*content.get("failures", []), *failures.messages]
+    _write(Path(folder) / "report.html", _page(content, drawn).encode())
     return failures.messages
 
 
