@@ -4,7 +4,10 @@ import dataclasses
 import html
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -166,7 +169,7 @@ def faulty(case: Case, folder: Path, fault: str) -> Case:
     return dataclasses.replace(case, mask=path, name=fault)
 
 
-def test_masks_of_another_geometry_or_scan_are_rejected_and_the_others_scored(cases, tmp_path, capsys):
+def test_masks_of_another_scan_and_a_device_that_fails_lose_one_case_each(cases, tmp_path, capsys):
     faults = {
         "swapped axis": "not on one grid: shapes",
         "shifted affine": "voxels lie up to",
@@ -175,10 +178,20 @@ def test_masks_of_another_geometry_or_scan_are_rejected_and_the_others_scored(ca
     wrong = [faulty(cases[0], tmp_path, fault) for fault in faults]
     unlabelled = dataclasses.replace(cases[0], mask=None, healthy=None, name="unlabelled")
     opened = open_model(small_workdir())
+    scored = []
+
+    def score(images, position):
+        scored.append(len(images))
+        if len(scored) == 1:
+            raise jax.errors.JaxRuntimeError("INTERNAL: the device failed")
+        return opened.model.score(images, position)
+
+    model: Any = SimpleNamespace(about=opened.model.about, source="m", score=score)
     failures = evaluate(
-        opened.model, [*wrong, unlabelled, cases[0]], RUN.postprocess, opened.calibration, tmp_path / "out"
+        model, [*wrong, unlabelled, cases[1], cases[0]], RUN.postprocess, opened.calibration, tmp_path / "out"
     )
-    assert len(failures) == 4
+    assert len(failures) == 5
+    assert any(str(cases[1].image) in told and "INTERNAL: the device failed" in told for told in failures)
     for fault, words in faults.items():
         own = [message for message in failures if f"{fault.replace(' ', '_')}.nii.gz" in message]
         assert len(own) == 1, (fault, failures)
