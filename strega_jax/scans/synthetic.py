@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from scipy import ndimage
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
 from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import unique_names
 from strega_jax.scans.files import file_sha256, write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion
 from strega_jax.scans.scan import Scan, write_volume
@@ -151,10 +154,10 @@ def make_set(folder: Path, recipes: Sequence[Recipe], seed: int) -> Iterator[Pat
         The path of each image once it, its mask and its sidecar are complete.
 
     Raises:
-        ScanError: a source cannot be read, or the folder holds a set made from other recipes.
+        ScanError: a source cannot be read, the folder holds a set made from other recipes, or two images are the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = [_record(recipe, seed) for recipe in recipes]
+    content = [_record(recipe, stem, seed) for recipe, stem in zip(recipes, _stems(recipes), strict=True)]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     _describe(folder, digest)
     subjects = sorted({recipe.healthy.subject for recipe in recipes})
@@ -195,10 +198,30 @@ def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int) -> No
     write_json(folder / record["image"].replace(".nii.gz", ".json"), sidecar)
 
 
-def _record(recipe: Recipe, seed: int) -> dict[str, Any]:
+def _stems(recipes: Sequence[Recipe]) -> list[str]:
+    """What the files of each image begin with; where scans of one session would share it, their own names are in it.
+
+    Raises:
+        ScanError: two images that are the same.
+    """
+
+    def stem(recipe: Recipe, own: str = "") -> str:
+        label = recipe.label + re.sub(r"[^A-Za-z0-9]", "", own)
+        return "_".join(part for part in (recipe.healthy.subject, recipe.healthy.session, f"acq-{label}") if part)
+
+    cases = list({recipe.healthy.image: recipe.healthy for recipe in recipes}.values())
+    names = {case.image: named.name for case, named in zip(cases, unique_names(cases), strict=True)}
+    count = Counter(map(stem, recipes))
+    stems = [stem(of, names[of.healthy.image] if count[stem(of)] > 1 else "") for of in recipes]
+    twice = [name for name, times in Counter(stems).items() if times > 1]
+    if twice:
+        raise ScanError(f"two images would both be called {twice[0]}; ask for every kind and size once")
+    return stems
+
+
+def _record(recipe: Recipe, stem: str, seed: int) -> dict[str, Any]:
     """What the image is called and made of; two equal records give two equal images."""
     case = recipe.healthy
-    stem = "_".join(part for part in (case.subject, case.session, f"acq-{recipe.label}") if part)
     place = "/".join(part for part in (case.subject, case.session, "anat") if part)
     image = f"{place}/{stem}_desc-brain_{case.contrast or 'T1w'}.nii.gz"
     used = [case.image] + ([recipe.donor.image, recipe.donor.mask] if recipe.donor else [])
