@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,10 +102,26 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     try:
-        app.run(guarded, [sys.argv[0], *arguments])
+        app.run(guarded, [sys.argv[0], *arguments], flags_parser=_parse)
     except KeyboardInterrupt:
         terminal.leave(terminal.INTERRUPTED)
     raise AssertionError("app.run exits")
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """As absl does; a field that the config does not have, or a config that is refused, is told in a line."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, StregaError) as error:
+        raised_in = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1]
+        if not isinstance(error, StregaError) and "ml_collections" not in raised_in:
+            raise  # the config's own fault, whose author wants to see where
+        text: Any = error
+        while isinstance(text, BaseException) and text.args:
+            text = text.args[0]
+        where = "" if isinstance(error, StregaError) else "the config has no field "
+        print(f"error: {where}{' '.join(str(text).split())}; --help lists what can be set", file=sys.stderr)
+        sys.exit(1)
 
 
 def _print_help(main: Callable[[], int], more_help: Callable[[], str] | None) -> None:
