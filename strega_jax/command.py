@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Programs are kept here between runs, so that only the first pays for compilation.
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+HELP = frozenset(("--help", "-help", "-?"))
 DEFAULT_CACHE = os.path.join("~", ".cache", "strega_jax")
 
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -58,7 +60,11 @@ def version() -> str:
         return "(not installed)"
 
 
-def run(main: Callable[[], int], take: Callable[[Sequence[str]], Sequence[str]] | None = None) -> NoReturn:
+def run(
+    main: Callable[[], int],
+    take: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    more_help: Callable[[], str] | None = None,
+) -> NoReturn:
     """Run an entry point's `main` under absl: exit with what it returns, with 1 after a told error, 130 after Ctrl-C.
 
     Flags may be written with hyphens. Output that nobody reads any more does not stop the work.
@@ -66,8 +72,12 @@ def run(main: Callable[[], int], take: Callable[[Sequence[str]], Sequence[str]] 
     Args:
         main: the command; its exit code.
         take: sets flags from the arguments that are none, and returns those that it has no use for.
+        more_help: what --help tells beyond the flags.
     """
     terminal.make_ready()
+    if not HELP.isdisjoint(sys.argv[1:]):
+        _print_help(main, more_help)
+        sys.exit(0)
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -92,10 +102,35 @@ def run(main: Callable[[], int], take: Callable[[Sequence[str]], Sequence[str]] 
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     try:
-        app.run(guarded, [sys.argv[0], *arguments])
+        app.run(guarded, [sys.argv[0], *arguments], flags_parser=_parse)
     except KeyboardInterrupt:
         terminal.leave(terminal.INTERRUPTED)
     raise AssertionError("app.run exits")
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """As absl does; a field that the config does not have, or a config that is refused, is told in a line."""
+    try:
+        return app.parse_flags_with_usage(list(arguments))
+    except (AttributeError, KeyError, StregaError) as error:
+        raised_in = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1]
+        if not isinstance(error, StregaError) and "ml_collections" not in raised_in:
+            raise  # the config's own fault, whose author wants to see where
+        text: Any = error
+        while isinstance(text, BaseException) and text.args:
+            text = text.args[0]
+        where = "" if isinstance(error, StregaError) else "the config has no field "
+        print(f"error: {where}{' '.join(str(text).split())}; --help lists what can be set", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_help(main: Callable[[], int], more_help: Callable[[], str] | None) -> None:
+    """As absl does, but for console scripts too, whose main module is none of ours."""
+    module = sys.modules[main.__module__]
+    print(module.__doc__)
+    print(f"flags:\n{flags.FLAGS.module_help(module)}\n\nflags of every command:\n{flags.FLAGS.module_help(__name__)}")
+    if more_help:
+        print(f"\n{more_help()}")
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:

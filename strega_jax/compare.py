@@ -52,16 +52,19 @@ _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; m
 
 
 def main() -> int:
-    """Evaluate all and print the table; say by the exit code whether every case could be scored."""
+    """Evaluate all and print the table; say by the exit code whether every case could be scored and drawn."""
     output = Path(_OUTPUT.value)
     if _REDRAW.value:
-        report_from_json(_REDRAW.value, output)
+        failures = report_from_json(_REDRAW.value, output)
         print(f"report: {output / 'report.html'}")
-        return 0
+        return _tell(failures)
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    failures = compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value), fuse=_FUSE.value)
+    return _tell(compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value), fuse=_FUSE.value))
+
+
+def _tell(failures: list[str]) -> int:
     for message in failures:
         print(f"failed: {message}")
     return 1 if failures else 0

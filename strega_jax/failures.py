@@ -17,6 +17,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST = 500  # characters of a line
+LEAVE_OUT = "leave the scan out, and report it"
 
 
 class DiskFullError(StregaError):
@@ -27,19 +28,21 @@ class Failures:
     """The scans of one run that failed; unforeseen errors with their tracebacks in `errors.log` beside the results.
 
     Attributes:
+        folder: of the results.
         messages: one line for each scan.
     """
 
     def __init__(self, folder: Path) -> None:
         self.messages: list[str] = []
-        self._folder = folder
+        self.folder = folder
 
-    def add(self, scan: str | os.PathLike[str], error: BaseException) -> str:
+    def add(self, scan: str | os.PathLike[str], error: BaseException, advice: str = LEAVE_OUT) -> str:
         """Take note of a scan that failed.
 
         Args:
             scan: its file, for the message.
             error: why.
+            advice: what to do about an unforeseen error.
 
         Returns:
             The message.
@@ -47,11 +50,11 @@ class Failures:
         Raises:
             BaseException: `error`, or what it means, where it is no scan's fault; see `run_error`.
         """
-        ending = run_error(error, self._folder)
+        ending = run_error(error, self.folder)
         if ending is not None:
             raise ending
         log.debug("%s", scan, exc_info=error)
-        message = told(scan, error)
+        message = told(scan, error, advice)
         if not _is_foreseen(error):
             message += self._keep(scan, error)
         self.messages.append(message)
@@ -59,7 +62,7 @@ class Failures:
 
     def _keep(self, scan: str | os.PathLike[str], error: BaseException) -> str:
         """Append the traceback to the log; what the message says of it."""
-        path = self._folder / LOG
+        path = self.folder / LOG
         when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         text = f"{when} {os.fspath(scan)}\n{''.join(traceback.format_exception(error))}\n"
         try:
@@ -92,7 +95,7 @@ def run_error(error: BaseException, folder: Path | None = None) -> BaseException
     return None
 
 
-def told(scan: str | os.PathLike[str], error: BaseException) -> str:
+def told(scan: str | os.PathLike[str], error: BaseException, advice: str = LEAVE_OUT) -> str:
     """One line: which scan, what is wrong, and what to do."""
     scan = os.fspath(scan)
     text = one_line(error)
@@ -101,7 +104,7 @@ def told(scan: str | os.PathLike[str], error: BaseException) -> str:
     if _lacks_memory(error):
         return f"{scan}: not enough memory; free some, or crop the scan to the brain ({text})"
     if not _is_foreseen(error):
-        return f"{scan}: an unforeseen {type(error).__name__} ({text}): leave the scan out, and report it"
+        return f"{scan}: an unforeseen {type(error).__name__} ({text}): {advice}"
     return f"{scan}: {text}"
 
 

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from strega_jax import command
+from strega_jax.config_help import config_help
 from strega_jax.errors import ConfigError
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import find_cases
@@ -72,9 +73,13 @@ def _fractions(values: list[str]) -> dict[str, float]:
     return dict(zip(("train", "dev", "test"), shares, strict=True))
 
 
+def _fields() -> str:
+    return config_help("preprocess")
+
+
 def cli() -> None:
     """Console entry point."""
-    command.run(main)
+    command.run(main, more_help=_fields)
 
 
 if __name__ == "__main__":

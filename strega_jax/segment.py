@@ -6,12 +6,14 @@
 
 Beside FAST's files (_seg, _pveseg, _pve_0..2, _mixeltype, _bias, _restore; classes 1 CSF, 2 GM, 3 WM), or with
 --bids BIDS derivatives (labels 1 GM, 2 WM, 3 CSF), every scan gets a check sheet <name>_check.png: look at it.
-A folder is searched for scans; one that fails is reported at the end, leaves no file, and the others are done. Exit
-code 1 if any failed; tracebacks of unforeseen errors are in errors.log in the output. Scans must be brain-extracted,
-or come with a brain mask (--brain).
+A folder is searched for scans; one that fails is reported at the end, leaves no result, not even an earlier one, and
+the others are done. Exit code 1 if any failed; tracebacks of unforeseen errors are in errors.log in the output. Scans
+must be brain-extracted, or come with a brain mask (--brain).
 """
 
+import collections
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from absl import flags
 from tqdm import tqdm
 
 from strega_jax import command
-from strega_jax.errors import ScanError
-from strega_jax.failures import Failures
+from strega_jax.errors import ConfigError, ScanError
+from strega_jax.failures import Failures, one_line
 from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
 from strega_jax.scans.cohorts import find_cases
@@ -29,7 +31,9 @@ from strega_jax.scans.files import appearing_in
 from strega_jax.scans.scan import stem
 from strega_jax.scans.source import AUTO, BRAIN_HELP, open_scan, told_contrast
 from strega_jax.tissue import files, mixel, segment
-from strega_jax.tissue.sheet import write_sheet
+from strega_jax.tissue.sheet import listed_files, write_sheet
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "T1w"  # of scans of unknown contrast
 
@@ -58,6 +62,7 @@ def main() -> int:
     mine = [case for case in cases if case.subject in subjects]
     output = command.output_folder(_OUTPUT.value)
     if _BIDS.value:
+        _require_apart(cases)
         files.describe_derivatives(output)
     failures, good = Failures(output), 0
     jobs = in_threads(mine, functools.partial(_one, output=output), _WORKERS.value)
@@ -67,6 +72,7 @@ def main() -> int:
                 good += 1
             else:
                 failures.add(case.image, error)
+                _remove_earlier(case, output)
     finally:  # a full disk or Ctrl-C ends the run before its end
         print("\n".join([f"{output}: {good} segmented, {len(failures.messages)} failed", *failures.messages]))
     return 1 if failures.messages else 0
@@ -91,21 +97,59 @@ def _one(case: Case, output: Path) -> None:
         )
     except ScanError as error:
         raise ScanError(f"{case.image}: {error}") from error
-    # Several series may lie in one folder.
-    name = case.name if case.series else stem(case.image)
-    with appearing_in(output / _place(case)) as folder:
+    name, sheet = _name(case), _sheet(case, output)
+    with appearing_in(sheet.parent, last=sheet.name, before=lambda: _remove_classes(sheet, name)) as folder:
         if _BIDS.value:
             about = {"Sources": [case.image.name], "Contrast": contrast, "Preset": _PRESET.value}
             files.write_bids(folder, name, tissue, scan, about)
         else:
             files.write_fast(folder, name, tissue, scan)
-        write_sheet(folder / f"{name}_check.png", tissue, scan)
+        written = {path.name for path in folder.iterdir()} | {path.name for path in listed_files(sheet)[1:]}
+        write_sheet(folder / sheet.name, tissue, scan, sorted(written))
 
 
 def _place(case: Case) -> Path:
     """Where under the output a case goes: as under the input, so that equal file names do not meet."""
     root = Path(_INPUT.value)
     return Path() if root.is_file() else case.image.relative_to(root).parent
+
+
+def _name(case: Case) -> str:
+    # Several series may lie in one folder.
+    return case.name if case.series else stem(case.image)
+
+
+def _sheet(case: Case, output: Path) -> Path:
+    return output / _place(case) / f"{_name(case)}_check.png"
+
+
+def _remove_earlier(case: Case, output: Path) -> None:
+    """Remove the result of an earlier run, which would look like this one's; what is none of ours stays."""
+    try:
+        for path in listed_files(_sheet(case, output)):
+            path.unlink(missing_ok=True)
+    except OSError as left:
+        log.warning("%s: its earlier result could not be removed: %s", case.image, one_line(left))
+
+
+def _remove_classes(sheet: Path, name: str) -> None:
+    """Remove the fractions of an earlier run, which may have had more classes."""
+    for path in listed_files(sheet):
+        if path.name.startswith(f"{name}_pve_"):
+            path.unlink(missing_ok=True)
+
+
+def _require_apart(cases: list[Case]) -> None:
+    """Raise ConfigError where two scans would become one BIDS derivative."""
+    named = collections.defaultdict(list)
+    for case in cases:
+        named[_place(case), files.bids_stem(_name(case))].append(case.image.name)
+    for (_, base), images in named.items():
+        if len(images) > 1:
+            raise ConfigError(
+                f"--bids: {' and '.join(images)} would both be written as {base}_dseg; choose one by --contrast or "
+                "--input, or leave --bids out"
+            )
 
 
 def cli() -> None:

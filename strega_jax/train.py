@@ -5,7 +5,7 @@
     python -m strega_jax.train --config=configs/strega.py --workdir=runs/ixi --evaluate \\
         --config.data.lesions="('brats/','gbm/')"
 
-The config says everything; any field can be overridden (`--config.training.batch_size=32`). Where
+The config says everything; any field can be overridden (`--config.training.batch_size=32`; below are all). Where
 `data.scans` is set the scans are prepared first, into `data.store` or WORKDIR/store. Started again with the
 same workdir, training goes on from the last checkpoint; SIGTERM saves and ends it (exit code 143). After training, or
 with --evaluate alone, the cases of `data.lesions` and planted lesions are evaluated: WORKDIR/evaluation.
@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from strega_jax import command
 from strega_jax.config import Run
+from strega_jax.config_help import config_help
 from strega_jax.config_names import config_names
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import calibrate, save_calibration
@@ -115,7 +116,7 @@ def _describe(run: Run, workdir: str) -> None:
 
 def cli() -> None:
     """Console entry point."""
-    command.run(main)
+    command.run(main, more_help=config_help)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,26 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # One compilation of a program serves all tests that run it, those in subprocesses too.
 CACHE = tempfile.TemporaryDirectory(prefix="strega-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+
+
+# Of the files that take longest, the longest first: begun last, one would leave the other worker idle.
+LONGEST = (
+    "detectors_all", "predict_cli", "launch", "training_loop", "installed", "scans_extraction", "tissue_segmentation",
+    "augment_foreign", "training_bucket", "robust_batch", "commands", "augment_torchio", "api", "export", "compare",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files; the tests in each stay in their order."""
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")

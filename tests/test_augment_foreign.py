@@ -7,6 +7,7 @@ import pytest
 from detector_checks import discs
 from scipy import ndimage
 
+from strega_jax.augment import foreign as module
 from strega_jax.augment.foreign import HIGHEST, LOWEST, TRACE, Planting, plant, vary
 from strega_jax.detectors.cce_vae_judge import tissue_scale
 from strega_jax.errors import ConfigError
@@ -118,3 +119,21 @@ def test_settings_out_of_range_are_refused(fields):
 def test_tissue_scale_counts_classes_and_what_is_beyond():
     images = jnp.asarray(np.eye(4, dtype=np.float32)[None])
     np.testing.assert_array_equal(np.asarray(tissue_scale(images))[0], [1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("work", [lambda *of: plant(*of, Planting()), vary])
+def test_as_many_random_numbers_are_drawn_as_are_used(slices, monkeypatch, work):
+    drawn, used = [], []
+    uniform, normal, numbers, fields = (
+        jax.random.uniform,
+        jax.random.normal,
+        module._Draws._number,
+        module._Draws.field,
+    )
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: drawn.append(shape[0]) or uniform(key, shape))
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: drawn.append(shape[1]) or normal(key, shape))
+    monkeypatch.setattr(module._Draws, "_number", lambda self: used.append(1) or numbers(self))
+    monkeypatch.setattr(module._Draws, "field", lambda self, n: used.append(1j * n**2) or fields(self, n))
+    jax.eval_shape(lambda *of: work(*of), jax.random.key(0), *slices)  # a function never traced before
+    twice = sum(used)  # once in the trial
+    assert drawn == [twice.real / 2, twice.imag / 2]

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from absl import flags
 
 from strega_jax import command
+from strega_jax.config import Run
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -43,6 +45,27 @@ def test_every_command_starts_by_the_one_way_that_guards_it(script):
     (entry,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     called = [ast.unparse(node.func) for node in ast.walk(entry) if isinstance(node, ast.Call)]
     assert called == ["command.run"]
+
+
+def test_the_console_scripts_help_names_every_field_of_the_config_with_what_the_source_says():
+    code = "import sys; sys.argv[0] = 'strega-train'; from strega_jax.train import cli; cli()"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Train a detector on healthy brains")
+    assert "--workdir: Folder of the run" in done.stdout
+    assert "--[no]debug: Show the traceback" in done.stdout
+    assert "--config.training.epochs=70.0\n" in done.stdout
+    shown, flat = done.stdout.splitlines(), " ".join(done.stdout.split())
+    for section, settings in Run().to_dict().items():
+        names = [f"{section}.{name}" for name in settings] if isinstance(settings, dict) and settings else [section]
+        for name in names:
+            assert any(line.startswith((f"  --config.{name}=", f"  --config.{name}.NAME")) for line in shown), name
+    source = (ROOT / "strega_jax" / "config.py").read_text()
+    fields = source[source.index("class Preprocess") : source.index("    @classmethod")]
+    comments = re.findall(r"^ {4}(?:\w+: .*? {2})?# (.*)$", fields, re.MULTILINE)
+    assert len(comments) > 40
+    for comment in comments:
+        assert comment in flat
 
 
 # A command of two threads that work until the file `stop` is there, and an unneeded line at each step.

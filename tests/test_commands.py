@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from command_lines import run_lines
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
 
@@ -124,27 +125,31 @@ def test_prepare_skips_what_is_done_and_prepares_what_changed(trained, tmp_path)
     assert "6 prepared, 0 up to date, 0 failed" in coarser.stdout
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments", "message"),
-    [
-        ("train", (f"--config={CONFIG}", "--config.training.batchsize=3"), "batchsize"),
-        ("train", (f"--config={CONFIG}", "--config.training.batch_size=0"), "training.batch_size"),
-        ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=nowhere"), "nowhere: no such checkpoint"),
-        ("train", (f"--config={CONFIG}", "--workdir=a", "--checkpoint=b"), "add --evaluate"),
-        (
-            "train",
-            (f"--config={CONFIG}", "--workdir=gs://bucket/run"),
-            "slices and the demo's scans must lie on a disk",
-        ),
-        ("train", (f"--config={CONFIG}", "--evaluate", "--workdir=gs://bucket/run"), "evaluation writes into a folder"),
-        ("predict", ("--checkpoint=nowhere", "--input=.", "--output=out"), "nowhere: no such checkpoint"),
-        ("prepare", ("--input=nowhere", "--output=out"), "nowhere: no such file or folder"),
+MISTAKES = {
+    "train": [
+        ((f"--config={CONFIG}", "--config.training.batchsize=3"), "batchsize"),
+        ((f"--config={CONFIG}", "--config.training.batch_size=0"), "training.batch_size"),
+        ((f"--config={CONFIG}", "--evaluate", "--workdir=nowhere"), "nowhere: no such checkpoint"),
+        ((f"--config={CONFIG}", "--workdir=a", "--checkpoint=b"), "add --evaluate"),
+        ((f"--config={CONFIG}", "--workdir=gs://bucket/run"), "slices and the demo's scans must lie on a disk"),
+        ((f"--config={CONFIG}", "--evaluate", "--workdir=gs://bucket/run"), "evaluation writes into a folder"),
     ],
-)
-def test_mistakes_are_told_in_a_line(module, arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", f"strega_jax.{module}", *arguments],
-        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert message in done.stderr
+    "predict": [
+        (("--checkpoint=nowhere", "--input=.", "--output=out"), "nowhere: no such checkpoint"),
+        (("--input=x", "--output=y", "--checkpoint=nowhere"), "nowhere: no such checkpoint"),
+        (("--checkpoint=x", "--input=y"), "--input and --output"),
+        (("in", "out", "nobody", "--checkpoint=x"), "unexpected argument"),
+        (("in", "out_that_is_not_there", "group"), "no results in it"),
+    ],
+    "prepare": [(("--input=nowhere", "--output=out"), "nowhere: no such file or folder")],
+}
+
+
+@pytest.mark.parametrize("module", MISTAKES)
+def test_mistakes_are_told_in_a_line(module, tmp_path):
+    lines, messages = zip(*MISTAKES[module], strict=True)
+    for done, message in zip(run_lines(module, lines, tmp_path), messages, strict=True):
+        assert done.returncode == 1, done
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

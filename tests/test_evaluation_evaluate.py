@@ -1,9 +1,13 @@
 """Evaluation from scans to report: controls, planted lesions, and masks that must not be scored."""
 
 import dataclasses
+import html
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,8 +21,8 @@ from strega_jax.detection.detect import detect_scan
 from strega_jax.evaluation.content import report_content
 from strega_jax.evaluation.evaluate import evaluate, label
 from strega_jax.evaluation.metrics import dice
-from strega_jax.evaluation.report import report_from_json
-from strega_jax.evaluation.scoring import score_cases
+from strega_jax.evaluation.report import file_name, report_from_json
+from strega_jax.evaluation.scoring import Results, score_cases
 from strega_jax.models.opening import open_model
 from strega_jax.scans.case import Case, read_truth
 from strega_jax.scans.cohorts import find_cases
@@ -137,6 +141,39 @@ def test_labels_leave_out_the_contrast_and_break_before_they_overlap(scored):
     assert label(control) == f"{control.row['subject']}\n{control.row['marked_ml']:.1f} ml marked"
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_number_and_no_other_picture(scored, tmp_path, monkeypatch):
+    results, opened = scored
+    own = [dataclasses.replace(of, row={**of.row, "method": RUN.detector}) for of in results.scored]
+    first, *others = own
+    shown = dataclasses.replace(first.shown, stages={**first.shown.stages, "input": np.zeros((2, 2, 2), np.uint8)})
+    broken = Results([dataclasses.replace(first, shown=shown), *others], calibration={RUN.detector: None})
+    monkeypatch.setattr("strega_jax.evaluation.evaluate.score_cases", lambda *_, **__: broken)
+    monkeypatch.setattr("strega_jax.evaluation.report.froc_plot", lambda curves: [][0])
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    for name in ("froc_cce_vae.png", "froc_cce_vae.pdf"):
+        (figures / name).write_text("of an earlier evaluation")
+    failures = evaluate(opened.model, [], RUN.postprocess, opened.calibration, tmp_path)
+    cohort = file_name(first.row["cohort"])
+    case = first.row["case"]
+    told = [f"{figures / f'{kind}_{cohort}.png'}, {case}: " for kind in ("stages", "boxes")]
+    assert len(failures) == 3
+    for message, start in zip(
+        failures, [*told, f"{figures / 'froc_cce_vae.png'}: an unforeseen IndexError"], strict=True
+    ):
+        assert message.startswith(start)
+        assert message.endswith(f"report it; its traceback is in {tmp_path / 'errors.log'}")
+    content = json.loads((tmp_path / "results.json").read_text())
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert len(content["rows"]) == len(rows) - 1 == len(results.scored)
+    assert {path.name for path in figures.glob("*.*")} == {f"{entry['name']}.png" for entry in content["pictures"]}
+    assert [entry["name"] for entry in content["pictures"]] == [
+        f"stages_{cohort}", f"boxes_{cohort}", "stages_controls_T1w",
+    ]  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert all(html.escape(message, quote=False) in html.unescape(page) for message in failures)
+
+
 def faulty(case: Case, folder: Path, fault: str) -> Case:
     image = nib.load(case.mask)
     label = np.asarray(image.dataobj)
@@ -152,7 +189,7 @@ def faulty(case: Case, folder: Path, fault: str) -> Case:
     return dataclasses.replace(case, mask=path, name=fault)
 
 
-def test_masks_of_another_geometry_or_scan_are_rejected_and_the_others_scored(cases, tmp_path, capsys):
+def test_masks_of_another_scan_and_a_device_that_fails_lose_one_case_each(cases, tmp_path, capsys):
     faults = {
         "swapped axis": "not on one grid: shapes",
         "shifted affine": "voxels lie up to",
@@ -161,10 +198,20 @@ def test_masks_of_another_geometry_or_scan_are_rejected_and_the_others_scored(ca
     wrong = [faulty(cases[0], tmp_path, fault) for fault in faults]
     unlabelled = dataclasses.replace(cases[0], mask=None, healthy=None, name="unlabelled")
     opened = open_model(small_workdir())
+    scored = []
+
+    def score(images, position):
+        scored.append(len(images))
+        if len(scored) == 1:
+            raise jax.errors.JaxRuntimeError("INTERNAL: the device failed")
+        return opened.model.score(images, position)
+
+    model: Any = SimpleNamespace(about=opened.model.about, source="m", score=score)
     failures = evaluate(
-        opened.model, [*wrong, unlabelled, cases[0]], RUN.postprocess, opened.calibration, tmp_path / "out"
+        model, [*wrong, unlabelled, cases[1], cases[0]], RUN.postprocess, opened.calibration, tmp_path / "out"
     )
-    assert len(failures) == 4
+    assert len(failures) == 5
+    assert any(str(cases[1].image) in told and "INTERNAL: the device failed" in told for told in failures)
     for fault, words in faults.items():
         own = [message for message in failures if f"{fault.replace(' ', '_')}.nii.gz" in message]
         assert len(own) == 1, (fault, failures)

@@ -8,10 +8,13 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from jax import export
 from small_workdir import small_scan, small_workdir
 
 import strega_jax
+from strega_jax import predict
 from strega_jax.detection.detect import detect_slices
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.models.exported import load_exported
@@ -48,6 +51,29 @@ def test_an_exported_model_detects_and_doubts_as_its_checkpoint(opened, kind, tm
     assert own.mask.any()
     np.testing.assert_array_equal(other.mask, own.mask)
     assert [flag.check for flag in other.warnings] == [flag.check for flag in own.warnings]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_model_that_samples_predicts_when_exported_without_being_told_to_leave_it(opened, kind, tmp_path):
+    model, few = opened.model, {"samples": 3}
+    run = dataclasses.replace(model.about.run, model={**model.about.run.model, **few})
+    model = dataclasses.replace(
+        model, detector=dataclasses.replace(model.detector, **few), about=dataclasses.replace(model.about, run=run)
+    )
+    sampling, path = dataclasses.replace(opened, model=model), tmp_path / "model.zip"
+    export_model(sampling, path, kind)
+    slices = preprocess(read_scan(small_scan()), model.about.preprocess)
+    one, own, other = (m.model.score(slices.images, slices.position)[0] for m in (opened, sampling, open_model(path)))
+    np.testing.assert_allclose(other, own, rtol=1e-5, atol=1e-5)
+    assert np.abs(own - one).max() > 0.01  # samples were drawn
+    line = ["predict", f"--checkpoint={path}", f"--input={small_scan()}", f"--output={tmp_path / 'out'}", "--nopages"]
+    with flagsaver.flagsaver():
+        flags.FLAGS(line)
+        assert predict.main() == 0
+        assert not list((tmp_path / "out").glob("*uncertainty*"))
+        flags.FLAGS([*line, "--samples=3"])
+        with pytest.raises(ConfigError, match=r"model\.zip has no latent distribution"):
+            predict.main()
 
 
 @pytest.fixture(scope="module")

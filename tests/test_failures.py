@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from strega_jax import failures, predict
 from strega_jax.errors import CheckpointError, ConfigError, ScanError
 from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import make_jobs
+from strega_jax.models import model
 from strega_jax.models.opening import open_model
 from strega_jax.output import write
 from strega_jax.output.files import KINDS, require_apart, result_files
@@ -110,6 +112,35 @@ def test_bad_scans_are_told_in_a_line_each_and_every_good_one_is_done(tmp_path, 
     assert "in write_page" in log
     assert "in hungry" in log
     assert "drawn" not in (tmp_path / "out" / "group.tsv").read_text()
+
+
+def test_a_scan_that_the_device_fails_on_is_named_and_the_others_are_done(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        write_brain(tmp_path / "in" / f"{name}_T1w.nii.gz")
+    real, scans = model.score_and_reconstruct, iter("abc")
+
+    def raised(_):
+        if next(scans) == "b":
+            raise ValueError("nothing that the host foresaw")
+        return np.float32(0)
+
+    def on_device(detector, normalisation, variables, raw, key):
+        none = jax.pure_callback(raised, jax.ShapeDtypeStruct((), np.float32), raw["images"].sum())
+        score, reconstruction = real(detector, normalisation, variables, raw, key)
+        return score + none, reconstruction
+
+    monkeypatch.setattr(model, "score_and_reconstruct", on_device)
+    monkeypatch.setattr(model, "SCORING_BATCH", 64)  # all slices of a scan in one call
+    capsys.readouterr()
+    assert run_predict(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "2 scans done, 1 failed" in shown
+    assert f"failed: {tmp_path / 'in' / 'b_T1w.nii.gz'}: an unforeseen " in shown
+    assert result_of(tmp_path, "b") == set()
+    for name in "ac":
+        assert result_of(tmp_path, name) == {f"{name}_T1w{ending}" for ending in WHOLE - {".html"}}
+    assert "nothing that the host foresaw" in (tmp_path / "out" / failures.LOG).read_text()
 
 
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):

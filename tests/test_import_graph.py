@@ -1,6 +1,12 @@
-"""Stations import only those before them, and there is no circle."""
+"""Stations import only those before them, and there is no circle.
+
+python tests/test_import_graph.py     # prints the stations: lines of code, and what each imports
+"""
 
 import ast
+import io
+import tokenize
+from collections import Counter
 from pathlib import Path
 
 import strega_jax
@@ -32,26 +38,72 @@ def graph() -> dict[str, set[str]]:
     return modules
 
 
+def circle(modules: dict[str, set[str]]) -> str:
+    """Modules that import one another in a circle; empty without one."""
+    done = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> str:
+        if name in path:
+            return " → ".join((*path, name))
+        found = "" if name in done else next(filter(None, (visit(o, (*path, name)) for o in modules.get(name, ()))), "")
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, ()) for name in modules)), "")
+
+
+def station(module: str) -> str:
+    """The station of a module; empty for what lies beside them, such as the commands."""
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def lines() -> Counter[str]:
+    """Lines of code of each station: what is no comment and no docstring; empty for what lies beside them."""
+    count: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.string.strip()]
+        rows = {
+            row for token in tokens if token.type != tokenize.COMMENT for row in _rows(token.start[0], token.end[0])
+        }
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                rows -= _rows(node.lineno, node.end_lineno)
+        count[path.parent.name if path.parent != PACKAGE else ""] += len(rows)
+    return count
+
+
+def _rows(first: int, last: int) -> set[int]:
+    return set(range(first, last + 1))
+
+
+def show() -> None:
+    """Print the graph of the stations."""
+    modules, count = graph(), lines()
+    for name in (*STATIONS, ""):
+        own = {station(other) for module, others in modules.items() if station(module) == name for other in others}
+        print(f"{name or '(beside)':12} {count[name]:5}  → {' '.join(s for s in STATIONS if s in own - {name})}")
+    print(f"{sum(count.values())} lines of code; " + (f"circle: {circle(modules)}" if circle(modules) else "no circle"))
+
+
 def test_no_module_imports_itself_through_others():
-    modules, done = graph(), set()
+    assert not circle(graph())
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == "a → b → c → b"
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " → ".join((*path, name))
-        if name not in done:
-            for other in modules.get(name, set()):
-                visit(other, (*path, name))
-            done.add(name)
 
-    for name in modules:
-        visit(name, ())
+def test_the_graph_is_shown_with_every_station(capsys):
+    show()
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[:-1]] == [*STATIONS, "(beside)"]
+    assert shown[-1].endswith("no circle")
 
 
 def test_a_station_imports_only_those_before_it():
     wrong = []
     for name, others in graph().items():
-        own = name.split(".")[1] if name.count(".") else ""
+        own = station(name)
         for other in others:
-            its = other.split(".")[1] if other.count(".") else ""
+            its = station(other)
             if own in STATIONS and its in STATIONS and STATIONS.index(its) > STATIONS.index(own):
                 wrong.append(f"{name} imports {other}")
     assert not wrong, wrong
@@ -65,3 +117,7 @@ def test_every_package_is_a_station():
 def test_no_file_hides_two_things():
     long = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {name: lines for name, lines in long.items() if lines > 350}
+
+
+if __name__ == "__main__":
+    show()

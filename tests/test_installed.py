@@ -32,8 +32,9 @@ def run(site: Path, folder: Path, module: str, *arguments: str) -> subprocess.Co
 
 def test_train_predict_and_doctor_run_from_an_empty_folder(installed, tmp_path):
     pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
-    short = ["--config.training.steps=2", "--config.data.demo_subjects=10", "--config.data.planted=1",
-             "--config.data.controls=0"]  # fmt: skip
+    short = ["--config.training.steps=2", "--config.data.demo_subjects=6", "--config.data.planted=1",
+             "--config.data.controls=0", "--config.preprocess.size=32", "--config.preprocess.slice_spacing_mm=6.0",
+             "--config.model.maps=(8,)"]  # fmt: skip
     trained = run(installed, tmp_path, "train", "--config=demo", *short)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     (scan,) = (tmp_path / "runs" / "demo" / "planted").rglob("*_T1w.nii.gz")

@@ -98,26 +98,6 @@ def test_dicom_in_nifti_and_segmentation_out(tmp_path):
     assert int(seg.pixel_array.sum()) == marked.sum()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--input=x", "--output=y", "--checkpoint=nowhere"), "nowhere: no such checkpoint"),
-        (("--checkpoint=x", "--input=y"), "--input and --output"),
-        (("in", "out", "nobody", "--checkpoint=x"), "unexpected argument"),
-        (("in", "out_that_is_not_there", "group"), "no results in it"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "strega_jax.predict", *arguments],
-        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_damaged_scans_leave_complete_results_or_none():
     pytest.importorskip("pydicom", reason="no pydicom: DICOM was NOT checked")
     fuzz = Path(__file__).with_name("fuzz_predict.py")

@@ -16,6 +16,7 @@ from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
+from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import open_scan
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.preprocess import preprocess
@@ -147,6 +148,20 @@ def test_a_good_scan_raises_no_doubt_and_a_bad_one_does(prepared):
     assert checks(dataclasses.replace(scan, data=data), slices) == {"slices"}
     cut = dataclasses.replace(slices, brain=slices.brain[:, :, :middle])
     assert checks(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut) == {"field of view"}
+
+
+@pytest.mark.parametrize(
+    ("every", "told"),
+    [((4, 1, 1), True), ((2, 1, 1), True), ((1, 4, 1), False), ((1, 1, 4), False), ((2, 2, 2), False)],
+)
+def test_thick_sagittal_slices_are_told(prepared, every, told):
+    scan, slices = prepared  # 2 mm
+    part = tuple(slice(None, None, step) for step in every)
+    data, matrix = np.ascontiguousarray(scan.data[part]), scan.affine @ np.diag([*every, 1.0])
+    thick = dataclasses.replace(Scan.from_array(data, matrix, scan.path), contrast="T1w", forms=scan.forms)
+    own = dataclasses.replace(changed(slices, pve=slices.tissue.pve[part]), brain=slices.brain[part])
+    reasons = [flag.reason for flag in scan_warnings(thick, own, "T1w") if flag.check == "slices"]
+    assert [reason.split(":")[0] for reason in reasons] == [f"sagittal slices of {2 * every[0]:.1f} mm"] * told
 
 
 def test_a_cut_brain_is_flagged_with_the_side_and_the_share_that_was_not_seen(prepared):

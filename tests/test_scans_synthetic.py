@@ -173,6 +173,28 @@ def test_a_set_goes_on_where_it_stopped_and_ends_the_same(cohorts: tuple[Path, P
         list(make_set(tmp_path / "stopped", recipes[:1], 0))
 
 
+def test_two_runs_of_one_session_become_two_images(cohorts: tuple[Path, Path], tmp_path: Path):
+    anat = cohorts[0] / "sub-h0" / "anat"
+    one, other = (anat / f"sub-h0_{run}desc-brain_T1w.nii.gz" for run in ("", "run-2_"))
+    nibabel.save(nibabel.Nifti1Image(brain((40, 44, 36), 7), nibabel.load(one).affine), other)
+    healthy = [case for case in find_cases(cohorts[0]) if case.subject in ("sub-h0", "sub-h1")]
+    assert len(healthy) == 3
+    recipes = plan_doses(healthy, [1.0], [-0.5], 0.1, count=3, controls=3, seed=0)
+    made = list(make_set(tmp_path / "set", recipes, 0))
+    assert len(set(made)) == 6
+    sources = {case.image: case for case in healthy}
+    for path, recipe in zip(made, recipes, strict=True):
+        image, source = read_scan(path), read_scan(sources[recipe.healthy.image].image)
+        truth = read_truth(next(case for case in find_cases(tmp_path / "set") if case.image == path), image)
+        np.testing.assert_array_equal(image.data[~truth], source.data[~truth])
+    # What is named apart by its session is called as before.
+    assert [path.name for path in made if "h1" in path.name] == [
+        f"sub-h1_acq-{label}_desc-brain_T1w.nii.gz" for label in ("lesion001", "control")
+    ]
+    with pytest.raises(ScanError, match="two images would both be called sub-h1_acq-bulge"):
+        list(make_set(tmp_path / "twice", plan_local(find_cases(cohorts[0] / "sub-h1"), ["bulge"] * 2, 1, 0, 0), 0))
+
+
 def test_the_seed_decides_the_set(cohorts: tuple[Path, Path]):
     healthy, donors = find_cases(cohorts[0]), find_cases(cohorts[1])
     plans = [plan_tumours(healthy, donors, 4, 0, "add", seed) for seed in (0, 0, 1)]

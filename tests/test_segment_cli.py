@@ -60,6 +60,24 @@ def test_batch_goes_on_past_a_bad_scan(study, tmp_path):
         assert ((np.asarray(seg.dataobj) > 0) == (np.asarray(nib.load(source).dataobj) > 0)).all()
         volumes.append(np.asarray(nib.as_closest_canonical(seg).dataobj))
     np.testing.assert_array_equal(*volumes)
+    earlier = tmp_path / "sub-02" / "anat"
+    (earlier / "sub-02_T1w_note.nii.gz").write_text("none of ours")
+    scan = tmp_path.parent / "in" / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:2000])
+    again = _run(f"--input={tmp_path.parent / 'in'}", f"--output={tmp_path}", "--shard=1/3")
+    assert "0 segmented, 1 failed" in again.stdout
+    assert [path.name for path in earlier.iterdir()] == ["sub-02_T1w_note.nii.gz"]
+    assert len(list((tmp_path / "sub-01" / "anat").iterdir())) == len(names) + 1
+
+
+def test_two_contrasts_of_one_session_are_no_one_derivative(study, tmp_path):
+    anat = tmp_path / "in" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    for contrast in ("T1w", "T2w"):
+        shutil.copy(study / "sub-01" / "anat" / "sub-01_T1w.nii.gz", anat / f"sub-01_{contrast}.nii.gz")
+    done = _run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--bids")
+    assert done.returncode == 1
+    assert "sub-01_T1w.nii.gz and sub-01_T2w.nii.gz would both be written as sub-01_dseg" in done.stderr
 
 
 def test_bids_derivatives(study, tmp_path):

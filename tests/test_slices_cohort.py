@@ -51,6 +51,12 @@ def test_a_whole_head_is_refused_and_its_mask_makes_it_the_brain(heads: Path, mo
     stores = [SliceStore.open(heads / f"store_{kind}") for kind in ("heads", "brains")]
     arrays = [store.array(store.entries[0]) for store in stores]
     np.testing.assert_array_equal(*arrays)
+    # Once its mask is gone, what was made with it is no scan to train on.
+    case = find_cases(heads / "heads")
+    (heads / "nothing").mkdir()
+    gone = prepare_cohort(case, {"sub-01": "train"}, heads / "store_heads", SETTINGS, brain=heads / "nothing")
+    assert (gone.prepared, gone.skipped, len(gone.failures)) == (0, 0, 1)
+    assert not SliceStore.open(heads / "store_heads").entries
 
 
 def test_a_missing_mask_fails_its_scan_alone(heads: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from command_lines import run_lines
 
 from strega_jax.scans.case import read_truth
 from strega_jax.scans.cohorts import find_cases
@@ -48,24 +49,21 @@ def test_lesions_are_made_for_the_held_out_subjects_only_and_again_for_nothing(h
     assert [case.image.stat().st_mtime_ns for case in cases] == times
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--kind=tumour"], "error: --kind=tumour needs --donors"),
-        (["--kind=lesion", "--sizes_ml=big"], "error: --sizes_ml must be numbers"),
-        (["--kind=lesion", "--split=test"], "no healthy scan in the split test"),
-        (["--kind=local", "--count=9"], "error: 9 healthy scans are asked for, but only 3"),
-    ],
-)
-def test_what_cannot_be_done_is_told_in_one_line(healthy: Path, tmp_path: Path, arguments: list[str], message: str):
-    done = synthesize(f"--healthy={healthy}", f"--output={tmp_path / 'set'}", *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+MISTAKES = [
+    (["--kind=tumour"], "error: --kind=tumour needs --donors"),
+    (["--kind=lesion", "--sizes_ml=big"], "error: --sizes_ml must be numbers"),
+    (["--kind=lesion", "--split=test"], "no healthy scan in the split test"),
+    (["--kind=local", "--count=9"], "error: 9 healthy scans are asked for, but only 3"),
+]
+
+
+def test_what_cannot_be_done_is_told_in_one_line_and_help_teaches(healthy: Path, tmp_path: Path):
+    lines = [[f"--healthy={healthy}", f"--output={tmp_path / 'set'}", *arguments] for arguments, _ in MISTAKES]
+    *failed, done = run_lines("synthesize", [*lines, ["--help"]], tmp_path)
+    for one, (_, message) in zip(failed, MISTAKES, strict=True):
+        assert one.returncode == 1
+        assert message in one.stderr
+        assert "Traceback" not in one.stderr
     assert not (tmp_path / "set").exists()
-
-
-def test_help_teaches(tmp_path: Path):
-    done = synthesize("--help")
     assert "tumours cut from labelled cases" in done.stdout
     assert "--donors" in done.stdout

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from conftest import small_run
+from conftest import small_run, write_disc_store
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.models.model import load_model
@@ -28,6 +29,14 @@ from strega_jax.training.step import make_train_step
 
 def losses(workdir: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in read_metrics(workdir) if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The workdir of `small_run()`, never stopped; tests write into copies."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(small_run(), write_disc_store(folder / "store", small_run().preprocess), folder / "run")
+    return folder / "run"
 
 
 def test_training_learns_logs_and_can_be_loaded(disc_store, tmp_path):
@@ -81,9 +90,8 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(disc_store, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_sigterm_saves_and_the_next_start_goes_on(disc_store, tmp_path, monkeypatch):
+def test_sigterm_saves_and_the_next_start_goes_on(disc_store, tmp_path, monkeypatch, whole):
     run = small_run(training={"checkpoint_every": 1000})
-    train(run, disc_store, tmp_path / "whole")
     from strega_jax.training import loop
 
     inner = loop.Loop.report
@@ -98,12 +106,12 @@ def test_sigterm_saves_and_the_next_start_goes_on(disc_store, tmp_path, monkeypa
         stopped = train(run, disc_store, tmp_path / "stopped")
     assert 3 <= stopped < 8
     assert train(run, disc_store, tmp_path / "stopped") == 8
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "stopped") == losses(whole)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(disc_store, tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(disc_store, tmp_path, whole):
     run = small_run()
-    train(run, disc_store, tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     before = losses(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / "8" / "state").rglob("*"):
         if path.is_file():
@@ -164,10 +172,9 @@ def test_divergence_stops_the_run_with_a_word(disc_store, tmp_path):
         train(run, disc_store, tmp_path / "run")
 
 
-def test_a_workdir_belongs_to_one_config(disc_store, tmp_path):
-    train(small_run(training={"steps": 1}), disc_store, tmp_path / "run")
+def test_a_workdir_belongs_to_one_config(disc_store, whole):
     with pytest.raises(ConfigError, match="another config"):
-        train(small_run(training={"steps": 1}, seed=5), disc_store, tmp_path / "run")
+        train(small_run(seed=5), disc_store, whole)
 
 
 def test_a_batch_must_divide_among_devices(disc_store, tmp_path):

@@ -7,7 +7,8 @@ Tan et al. 2020; by planted anomalies, Zavrtanik et al. 2021).
 
 import dataclasses
 import math
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from strega_jax.fields import Probability, Rule, check_fields
 
+Drawn = TypeVar("Drawn")
 LOWEST, HIGHEST = 0.05, 6.0  # of the tissue scale inside the brain
 # Points a side of the noise behind a lesion's outline (coarse, fine) and its texture (coarse, fine).
 OUTLINE_POINTS, TEXTURE_POINTS = (8, 24), (16, 40)
@@ -45,34 +47,54 @@ class Planting:
 
 
 class _Draws:
-    """Random numbers of a batch, from few calls: each call of jax.random costs half a second of compilation."""
+    """Random numbers of a batch, from two calls: each call of jax.random costs half a second of compilation.
 
-    def __init__(self, key: PRNGKeyArray, shape: tuple[int, int, int], numbers: int, points: tuple[int, ...]) -> None:
-        uniform_key, normal_key = jax.random.split(key)
-        self._shape = shape
-        uniform = jax.random.uniform(uniform_key, (numbers, shape[0], 1, 1))
-        self._numbers = iter([uniform[i] for i in range(numbers)])
-        normal = jax.random.normal(normal_key, (shape[0], sum(side**2 for side in points)))
-        ends = np.cumsum([side**2 for side in points])[:-1]
-        self._fields = iter(zip(points, jnp.split(normal, ends, axis=1), strict=True))
+    Attributes:
+        numbers: how many were asked for.
+        points: of the fields asked for.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], uniform: Float[Array, "n b 1 1"] | None, normal: Float[Array, "b m"] | None
+    ) -> None:
+        self.numbers, self.points = 0, list[int]()
+        self._shape, self._uniform, self._normal = shape, uniform, normal
 
     def between(self, low: float, high: float) -> Float[Array, "b 1 1"]:
         """Uniform numbers, one a slice."""
-        return low + (high - low) * next(self._numbers)
+        return low + (high - low) * self._number()
 
     def chance(self, probability: float) -> Bool[Array, "b 1 1"]:
         """True with this probability, slice by slice."""
-        return next(self._numbers) < probability
+        return self._number() < probability
 
     def switch(self, probability: float) -> Float[Array, "b 1 1"]:
         """1 with this probability, else 0, slice by slice."""
         return self.chance(probability).astype(jnp.float32)
 
-    def field(self) -> Float[Array, "b h w"]:
-        """The next smooth Gaussian field of about unit variance."""
-        points, normal = next(self._fields)
+    def field(self, points: int) -> Float[Array, "b h w"]:
+        """A smooth Gaussian field of about unit variance, from noise of so many points a side."""
+        first = sum(side**2 for side in self.points)
+        self.points.append(points)
+        normal = (
+            jnp.zeros((self._shape[0], points**2)) if self._normal is None else self._normal[:, first:][:, : points**2]
+        )
         field = jax.image.resize(normal.reshape(-1, points, points), self._shape, "cubic")
         return field / (jnp.sqrt(jnp.square(field).mean((1, 2), keepdims=True)) + 1e-6)
+
+    def _number(self) -> Float[Array, "b 1 1"]:
+        self.numbers += 1
+        return jnp.zeros((self._shape[0], 1, 1)) if self._uniform is None else self._uniform[self.numbers - 1]
+
+
+def _with_draws(key: PRNGKeyArray, shape: tuple[int, ...], work: Callable[[_Draws], Drawn]) -> Drawn:
+    """What `work` makes of random numbers; how many it takes is found by a trial without any."""
+    trial = _Draws(shape, None, None)
+    jax.eval_shape(lambda: work(trial))
+    uniform_key, normal_key = jax.random.split(key)
+    uniform = jax.random.uniform(uniform_key, (trial.numbers, shape[0], 1, 1))
+    normal = jax.random.normal(normal_key, (shape[0], sum(side**2 for side in trial.points)))
+    return work(_Draws(shape, uniform, normal))
 
 
 def plant(
@@ -93,7 +115,12 @@ def plant(
     Returns:
         The slices, and where they were changed visibly.
     """
-    draws = _Draws(key, tissue.shape, 25, (*OUTLINE_POINTS, *TEXTURE_POINTS))  # pyright: ignore[reportArgumentType]
+    return _with_draws(key, tissue.shape, lambda draws: _plant(draws, tissue, brain, settings))
+
+
+def _plant(
+    draws: _Draws, tissue: Float[Array, "b h w"], brain: Bool[Array, "b h w"], settings: Planting
+) -> tuple[Float[Array, "b h w"], Bool[Array, "b h w"]]:
     longer = max(tissue.shape[1:])
     radius = jnp.exp(draws.between(*(math.log(share * longer) for share in settings.radius)))
     strength = draws.between(*INFILTRATION) * draws.switch(settings.infiltrating)
@@ -111,7 +138,7 @@ def plant(
     beyond_rim = jax.nn.sigmoid((depth - rim) * radius * 1.5)
     value = (1.0 - beyond_core) * core_value + beyond_core * (1.0 - beyond_rim) * rim_value
     value = value + beyond_core * beyond_rim * around
-    value = value + draws.between(0.0, 0.6) * (draws.field() + 0.7 * draws.field())
+    value = value + draws.between(0.0, 0.6) * (draws.field(TEXTURE_POINTS[0]) + 0.7 * draws.field(TEXTURE_POINTS[1]))
     share = jax.nn.sigmoid((1.0 - depth) * radius * draws.between(0.3, 2.0)) * draws.between(0.5, 1.0)
     share = jnp.where(brain & draws.chance(settings.probability), share, 0.0)
     planted = tissue + share * (jnp.clip(value, LOWEST, HIGHEST) - tissue)
@@ -134,7 +161,7 @@ def _depth(draws: _Draws, brain: Bool[Array, "b h w"], radius: Float[Array, "b 1
     across = columns * jnp.cos(angle) - rows * jnp.sin(angle)
     rough = jnp.exp(draws.between(math.log(0.05), math.log(0.5)))
     ellipse = jnp.sqrt(jnp.square(along / longer) + jnp.square(across * longer)) / radius
-    return ellipse + rough * (draws.field() + 0.5 * draws.field())
+    return ellipse + rough * (draws.field(OUTLINE_POINTS[0]) + 0.5 * draws.field(OUTLINE_POINTS[1]))
 
 
 def _resistance(draws: _Draws, tissue: Float[Array, "b h w"], brain: Bool[Array, "b h w"]) -> Float[Array, "b h w"]:
@@ -152,24 +179,27 @@ def vary(key: PRNGKeyArray, tissue: Float[Array, "b h w"], brain: Bool[Array, "b
     alike in both hemispheres or not; blur; noise; bright vessels where CSF or cortex is; nothing told apart beyond
     white matter. 0 outside the brain.
     """
-    points = (FIELD_POINTS, UNEVEN_POINTS, *NOISE_POINTS, VESSEL_POINTS)
-    draws = _Draws(key, tissue.shape, 28, points)  # pyright: ignore[reportArgumentType]
+    return _with_draws(key, tissue.shape, lambda draws: _vary(draws, tissue, brain))
+
+
+def _vary(draws: _Draws, tissue: Float[Array, "b h w"], brain: Bool[Array, "b h w"]) -> Float[Array, "b h w"]:
     moved = jnp.concatenate([draws.between(-1.0, 1.0)[:, 0] for _ in KNOTS], axis=1) * jnp.asarray(KNOT_SHIFTS)[None]
     bent = jnp.asarray(KNOTS)[None] + moved * draws.switch(0.7)[:, 0]
     x = jax.vmap(lambda image, values: jnp.interp(image, jnp.asarray(KNOTS), values))(tissue, bent)
     white, fluid = draws.between(0.1, 1.0), draws.between(0.3, 1.0)
     x = jnp.where(draws.chance(0.25) & (x > 2.0) & (x < 3.0), 2.0 + (x - 2.0) * white, x)
     x = jnp.where(draws.chance(0.25) & (x < 2.0), 2.0 + (x - 2.0) * fluid, x)
-    alike = draws.field()
+    alike = draws.field(FIELD_POINTS)
     alike = (alike + alike[:, ::-1]) * math.sqrt(0.5)
     x = x + draws.between(0.0, 0.7) * draws.switch(0.6) * alike
-    x = x + draws.between(0.0, 0.35) * draws.switch(0.6) * draws.field()
+    x = x + draws.between(0.0, 0.35) * draws.switch(0.6) * draws.field(UNEVEN_POINTS)
     inside = brain.astype(jnp.float32)
     sigma = draws.between(0.3, 1.6)
     blurred = _blur(x * inside, sigma) / jnp.maximum(_blur(inside, sigma), 0.3)
     x = jnp.where(draws.chance(0.5), blurred, x)
-    x = x + draws.between(0.0, 0.35) * draws.switch(0.6) * (0.5 * draws.field() + 0.6 * draws.field())
-    vessels = draws.field()
+    noise = draws.between(0.0, 0.35) * draws.switch(0.6)
+    x = x + noise * (0.5 * draws.field(NOISE_POINTS[0]) + 0.6 * draws.field(NOISE_POINTS[1]))
+    vessels = draws.field(VESSEL_POINTS)
     vessels = jnp.where(draws.chance(0.5), (vessels + vessels[:, ::-1]) * math.sqrt(0.5), vessels)
     spots = jnp.where(x < 2.4, jax.nn.sigmoid((vessels - draws.between(1.6, 2.6)) * 6.0), 0.0)
     x = x + spots * draws.between(0.5, 4.0) * draws.switch(0.6)

@@ -39,6 +39,10 @@ GHOST_STRENGTH = 0.07
 # Of the brain's mean. 69 scans of five sources gave at most 0.071.
 NOISE_SHARE = 0.12
 NOISE_FILTER = (1.0, -4.0, 6.0, -4.0, 1.0)  # fourth difference: blind to what is cubic over five voxels
+# The masks of four tumours averaged to sagittal slices of 3 mm had a Dice of 0.94 or more with those at 1 mm, of 4 mm
+# down to 0.86, of 7 mm down to 0.79. Coronal ones of 7 mm had 0.93 or more, better than axial ones (0.89).
+THICK_MM = 3.5
+THICKER = 1.5  # times the finest edge of a voxel: what is coarse in all directions has no slices
 DARK = 0.6  # a slice with less than this share of its neighbours' brightness lost signal
 
 
@@ -57,6 +61,7 @@ def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> li
     lost = _slice_flags(scan.data, slices.brain)
     return [
         *_header_flags(scan),
+        *_thickness_flags(scan),
         *_contrast_flags(scan.contrast, training_contrast, slices),
         *_pose_flags(scan, slices, scan.contrast or training_contrast),
         *lost,
@@ -152,6 +157,17 @@ def _header_flags(scan: Scan) -> list[QualityWarning]:
     if scan.forms:
         return []
     return [QualityWarning("orientation", "the header sets neither sform nor qform: left and right are a guess")]
+
+
+def _thickness_flags(scan: Scan) -> list[QualityWarning]:
+    thickness = scan.spacing_mm[0]
+    if thickness <= max(THICK_MM, THICKER * min(scan.spacing_mm)):
+        return []
+    reason = (
+        f"sagittal slices of {thickness:.1f} mm: the network sees axial ones, which are as coarse from left to right, "
+        "and may mark another region than it would in thin slices. Prefer an axial, coronal or 3-D scan"
+    )
+    return [QualityWarning("slices", reason)]
 
 
 def _contrast_flags(contrast: str, training_contrast: str, slices: SliceVolume) -> list[QualityWarning]:

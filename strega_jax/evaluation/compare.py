@@ -1,25 +1,29 @@
 """Several trained detectors on the same volumes: one table, with what each costs."""
 
 import dataclasses
+import functools
 import os
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from strega_jax.config import Data, Run, settings_hash
 from strega_jax.errors import ConfigError
+from strega_jax.evaluation.drawing import draw_cases
 from strega_jax.evaluation.evaluate import about_model, label, pictures_of, spread, write_evaluation
 from strega_jax.evaluation.figures import comparison_picture
-from strega_jax.evaluation.report import picture
+from strega_jax.evaluation.report import file_name
 from strega_jax.evaluation.scoring import Region, Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, write_csv
+from strega_jax.failures import Failures
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
 from strega_jax.models.scorer import Scorer
@@ -80,7 +84,7 @@ def compare_checkpoints(
     `score_cases`.
 
     Returns:
-        One message for each case that a checkpoint failed on.
+        One message for each case that a checkpoint failed on, and for each picture that could not be drawn.
 
     Raises:
         ConfigError: two checkpoints of one name.
@@ -109,7 +113,7 @@ def compare_checkpoints(
                 {method: run.postprocess},
                 method,
                 told | shared,
-                pictures_of(results.scored),
+                pictures_of,
             )
         about |= {f"{name}: {key}": value for key, value in told.items()}
         costs.append(_cost(name, method, Path(path), model))
@@ -124,7 +128,7 @@ def compare_checkpoints(
     print(_cost_table(costs))
     if together.rows:
         settings = {method: run.postprocess for method, run in zip(methods, runs, strict=True)}
-        pictures = pictures_of(together.scored) if len(names) == 1 else _pictures(together.scored)
+        pictures = pictures_of if len(names) == 1 else _pictures
         write_evaluation(output, together, settings, methods[0], about, pictures, costs=costs)
     return together.failures
 
@@ -156,7 +160,7 @@ def _shared(names: Sequence[str]) -> str:
     return bare.pop() if len(names) > 1 and len(bare) == 1 and all(bare) else names[0]
 
 
-def _pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
+def _pictures(scored: Sequence[Scored], failures: Failures) -> list[dict[str, str]]:
     """What every method marks (paper, fig. 8): of each cohort the best and the worst volume of the first method."""
     by_method: dict[str, dict[tuple[str, str], Scored]] = {}
     for of in scored:
@@ -166,17 +170,23 @@ def _pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
     pictures = []
     for cohort in dict.fromkeys(cohort for cohort, _ in of_all):
         lesions = [first[key] for key in of_all if key[0] == cohort and first[key].match.lesions]
-        rows = {}
-        for of in spread(sorted(lesions, key=lambda of: -of.row["dice"]), COMPARED_CASES):
-            key = (cohort, of.row["case"])
-            rows[label(of)] = (of.shown, {name: found[key].shown.stages["mask"] for name, found in by_method.items()})
-        if rows:
+        cases = spread(sorted(lesions, key=lambda of: -of.row["dice"]), COMPARED_CASES)
+        if cases:
             caption = (
                 f"What each method marks, {cohort}: volumes with the highest and the lowest Dice of "
                 f"{next(iter(by_method))}, which is told on the left."
             )
-            pictures.append(picture(comparison_picture(rows), f"methods_{cohort}", caption))
+            draw = functools.partial(_compared, by_method=by_method)
+            pictures += draw_cases(cases, draw, file_name(f"methods_{cohort}"), caption, failures)
     return pictures
+
+
+def _compared(scored: Sequence[Scored], by_method: Mapping[str, Mapping[tuple[str, str], Scored]]) -> Figure:
+    rows = {}
+    for of in scored:
+        key = (of.row["cohort"], of.row["case"])
+        rows[label(of)] = (of.shown, {name: found[key].shown.stages["mask"] for name, found in by_method.items()})
+    return comparison_picture(rows)
 
 
 def _cost(name: str, method: str, path: Path, model: TimedModel) -> Cost:

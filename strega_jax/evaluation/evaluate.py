@@ -1,16 +1,20 @@
 """Evaluate a model on cases with expert masks: detections on disk, every number a volume, baselines beside it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.evaluation.content import report_content
+from strega_jax.evaluation.drawing import draw_cases
 from strega_jax.evaluation.figures import boxes_picture, stage_picture
-from strega_jax.evaluation.report import picture, write_report
+from strega_jax.evaluation.report import file_name, write_report
 from strega_jax.evaluation.scoring import Results, Scored, score_cases
 from strega_jax.evaluation.table import files_hash, latex_table, text_table, write_csv, write_results
+from strega_jax.failures import Failures
 from strega_jax.models.calibration import Calibration
 from strega_jax.models.scorer import Scorer
 from strega_jax.scans.case import Case
@@ -36,14 +40,14 @@ def evaluate(
     without a mask counts as healthy where its cohort says so, and is refused elsewhere.
 
     Returns:
-        One message for each case that failed; the others are evaluated all the same.
+        One message for each case or picture that failed; the others are evaluated all the same.
     """
     output.mkdir(parents=True, exist_ok=True)
     method = model.about.run.detector
     results = score_cases(model, cases, settings, calibration, output / "masks", method=method)
     if results.rows:
         about = about_model(model, settings) | {"data": files_hash(case.image for case in cases)}
-        write_evaluation(output, results, {method: settings}, method, about, pictures_of(results.scored))
+        write_evaluation(output, results, {method: settings}, method, about, pictures_of)
         print(f"native-space masks: {output / 'masks'}")
     return results.failures
 
@@ -65,48 +69,50 @@ def write_evaluation(
     settings: Mapping[str, Postprocess],
     reference: str,
     about: Mapping[str, Any],
-    pictures: Sequence[Mapping[str, str]],
+    pictures: Callable[[Sequence[Scored], Failures], list[dict[str, str]]],
     **more: Any,
 ) -> None:
     """Write results.csv, results.json, table.tex, report.html and figures/, and print the table and the sentences.
 
     Args:
         output: folder, made if need be.
-        results: what was scored; at least one row.
+        results: what was scored; at least one row. What could not be drawn is added to its failures.
         settings: postprocessing of each method.
         reference: the method that the others are compared with.
         about: what the report says of how it was made.
-        pictures: of `report.picture`.
+        pictures: draws them, such as `pictures_of`.
         more: further entries of the results.
     """
     output.mkdir(parents=True, exist_ok=True)
+    failures = Failures(output)
+    drawn = pictures(results.scored, failures)
+    results.failures += failures.messages
     volumes = len({(row["cohort"], row["case"]) for row in results.rows})
     content = {
         "title": f"{', '.join(settings)} on {volumes} {'scan' if volumes == 1 else 'scans'}",
         "about": about,
         **report_content(results, settings, reference),
         **more,
-        "pictures": pictures,
+        "pictures": drawn,
     }
     write_csv(output / "results.csv", content["rows"])
     write_results(output / "results.json", content)
     with replacing(output / "table.tex") as temporary:
         temporary.write_text(latex_table(content["summary"], TABLE_METRICS), encoding="utf-8")
-    write_report(output, content)
+    results.failures += write_report(output, content)
     print(text_table(content["summary"], TABLE_METRICS))
     for line in content["sentences"]:
         print(line)
     print(f"figures: {output / 'figures'}\nreport: {output / 'report.html'}")
 
 
-def pictures_of(scored: Sequence[Scored]) -> list[dict[str, str]]:
+def pictures_of(scored: Sequence[Scored], failures: Failures) -> list[dict[str, str]]:
     """Stages and boxes of each cohort: volumes spread evenly from the best to the worst."""
     pictures = []
     for cohort in dict.fromkeys(of.row["cohort"] for of in scored):
         own = [of for of in scored if of.row["cohort"] == cohort]
         lesions = [of for of in own if of.match.lesions]
         ranked = sorted(lesions, key=lambda of: -of.row["dice"]) or sorted(own, key=lambda of: of.row["marked_ml"])
-        rows = {label(of): of.shown for of in spread(ranked, STAGED_CASES)}
         which = (
             "the slice with most lesion of volumes from the highest to the lowest Dice"
             if lesions
@@ -116,12 +122,21 @@ def pictures_of(scored: Sequence[Scored]) -> list[dict[str, str]]:
             f"Stages of the pipeline, {cohort}: {which}. The residual is scaled to the volume's greatest; threshold: "
             "before small components are dropped."
         )
-        pictures.append(picture(stage_picture(rows), f"stages_{cohort}", caption))
+        cases = spread(ranked, STAGED_CASES)
+        pictures += draw_cases(cases, _stages, file_name(f"stages_{cohort}"), caption, failures)
         if lesions:
-            panels = {label(of): of.shown for of in spread(ranked, BOXED_CASES)}
             caption = f"Boxes around what was found and around the truth, {cohort}; Dice of the volume above each."
-            pictures.append(picture(boxes_picture(panels), f"boxes_{cohort}", caption))
+            cases = spread(ranked, BOXED_CASES)
+            pictures += draw_cases(cases, _boxes, file_name(f"boxes_{cohort}"), caption, failures)
     return pictures
+
+
+def _stages(scored: Sequence[Scored]) -> Figure:
+    return stage_picture({label(of): of.shown for of in scored})
+
+
+def _boxes(scored: Sequence[Scored]) -> Figure:
+    return boxes_picture({label(of): of.shown for of in scored})
 
 
 def spread(ranked: Sequence[Scored], count: int) -> list[Scored]:

@@ -15,15 +15,16 @@ The results hold (all but `rows` may be missing):
     comparisons      fields of `statistics.Comparison` each
     costs            one dict a method
     pictures         {"name", "caption", "png": base64} each
-    failures         one text a case that could not be scored
+    failures         one text a case that could not be scored, or a picture that could not be drawn
 """
 
 import base64
+import functools
 import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ from strega_jax.evaluation.figures import (
     violin_plot,
 )
 from strega_jax.evaluation.table import columns, json_ready, mean_over_seeds, summarise
+from strega_jax.failures import Failures
 from strega_jax.output.html import cell, definitions, document, head, section, sortable
 from strega_jax.scans.files import replacing
+
+COMPLETE = "the numbers are complete without it; report it"
 
 
 def picture(figure: Figure, name: str, caption: str) -> dict[str, str]:
@@ -54,8 +58,11 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")
 
 
-def report_from_json(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+def report_from_json(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[str]:
     """Draw page and figures again from a results JSON.
+
+    Returns:
+        One message for each plot that could not be drawn.
 
     Raises:
         ConfigError: the file cannot be read, or holds no results.
@@ -67,25 +74,40 @@ def report_from_json(results: str | os.PathLike[str], folder: str | os.PathLike[
         raise ConfigError(f"{results}: not the results.json of an evaluation ({error})") from error
     if not rows:
         raise ConfigError(f"{results}: holds no scored volume")
-    write_report(folder, content)
+    return write_report(folder, content)
 
 
-def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+def write_report(folder: str | os.PathLike[str], results: Mapping[str, Any]) -> list[str]:
     """Write `report.html` and `figures/` (PNG; the plots as PDF as well).
 
     Results read back from their JSON give the same files, byte for byte.
+
+    Returns:
+        One message for each plot that could not be drawn; the page tells it too.
     """
-    results = json_ready(results)
-    plots = [(name, caption, figure, png_bytes(figure)) for name, caption, figure in _plots(results)]
+    content: dict[str, Any] = json_ready(results)
+    failures = Failures(Path(folder))
     figures = Path(folder) / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    for name, _, figure, png in plots:
-        _write(figures / f"{name}.png", png)
-        _write(figures / f"{name}.pdf", pdf_bytes(figure))
-    for entry in results.get("pictures", []):
+    drawn = []
+    for name, caption, make in _plots(content):
+        files = figures / f"{name}.png", figures / f"{name}.pdf"
+        try:
+            figure = make()
+            png, pdf = png_bytes(figure), pdf_bytes(figure)
+        except Exception as error:
+            failures.add(files[0], error, COMPLETE)
+            for file in files:
+                file.unlink(missing_ok=True)  # an earlier report's
+            continue
+        _write(files[0], png)
+        _write(files[1], pdf)
+        drawn.append({"caption": caption, "png": base64.b64encode(png).decode()})
+    for entry in content.get("pictures", []):
         _write(figures / f"{entry['name']}.png", base64.b64decode(entry["png"]))
-    drawn = [{"caption": caption, "png": base64.b64encode(png).decode()} for _, caption, _, png in plots]
-    _write(Path(folder) / "report.html", _page(results, drawn).encode())
+    content["failures"] = [*content.get("failures", []), *failures.messages]
+    _write(Path(folder) / "report.html", _page(content, drawn).encode())
+    return failures.messages
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -103,7 +125,7 @@ def _page(results: Mapping[str, Any], plots: Sequence[Mapping[str, str]]) -> str
         *(_numbers_section(heading, results.get(key, []), note) for key, (heading, note) in TABLES.items()),
         section("Every volume", "<p>Click a heading to sort.</p>" + _table(columns(rows), rows)),
         _glossary(),
-        _sentences("Not scored", results.get("failures", [])),
+        _sentences("What failed", results.get("failures", [])),
         section("How it was made", definitions(results.get("about", {}))),
     ]
     return document(results.get("title", "Evaluation"), sections, ("sort.js",))
@@ -131,8 +153,8 @@ TABLES = {
 """Key of the results → heading, and what a reader must know."""
 
 
-def _plots(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
-    """File name, caption and figure of all that is drawn from numbers."""
+def _plots(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """File name, caption and what makes the figure, of all that is drawn from numbers."""
     rows = [row for row in mean_over_seeds(results["rows"]) if row.get("dice") is not None]
     for cohort in dict.fromkeys(row.get("cohort", "") for row in rows):
         own = [row for row in rows if row.get("cohort", "") == cohort]
@@ -140,17 +162,17 @@ def _plots(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         values = {m: [row["dice"] for row in own if row.get("method", "") == m] for m in methods}
         if max(map(len, values.values())) < VIOLIN_FROM:
             continue
-        yield file_name(f"violin_{cohort}"), f"Dice of each volume, {cohort}.", violin_plot(values)
+        yield file_name(f"violin_{cohort}"), f"Dice of each volume, {cohort}.", functools.partial(violin_plot, values)
     curves = results.get("froc", [])
     for where, of in _by_what_varies(curves):
         drawn = {name: (c["false_positives"], c["sensitivity"]) for name, c in of.items()}
         caption = f"Free-response ROC, {where}: detections in order of their peak score; the dot is the mask as it is."
-        yield file_name(f"froc_{where}"), caption, froc_plot(drawn)
+        yield file_name(f"froc_{where}"), caption, functools.partial(froc_plot, drawn)
     for plot in results.get("dose_response", []):
         where = f"{plot['method']}, {plot['cohort']}"
         drawn = {name: (c["dose"], c["response"]) for name, c in plot["curves"].items()}
         caption = f"{plot['response']} by {plot['dose']}, {where}."
-        figure = dose_response_plot(drawn, plot["dose"], plot["response"])
+        figure = functools.partial(dose_response_plot, drawn, plot["dose"], plot["response"])
         yield file_name(f"dose_{plot['response']}_{where}"), caption, figure
 
 

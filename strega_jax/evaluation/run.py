@@ -19,7 +19,7 @@ from strega_jax.training.inputs import held_out, store_path
 
 
 def evaluate_run(run: Run, workdir: str, checkpoint: str | None = None) -> tuple[str, ...]:
-    """Evaluate into WORKDIR/evaluation, and say what and where; one message for each case that failed.
+    """Evaluate into WORKDIR/evaluation, and say what and where; one message for each case or picture that failed.
 
     Args:
         run: names the cases, and is how scores are postprocessed.

@@ -6,7 +6,9 @@ And healthy brains rendered in other contrasts, whose truth is that there is not
 import dataclasses
 import hashlib
 import json
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from scipy import ndimage
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
 from strega_jax.scans.case import Case, read_truth
+from strega_jax.scans.cohorts import unique_names
 from strega_jax.scans.files import file_sha256, write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion
 from strega_jax.scans.looks import LOOKS
@@ -166,10 +169,10 @@ def make_set(folder: Path, recipes: Sequence[Recipe], seed: int, render: Render 
         The path of each image once it, its mask and its sidecar are complete.
 
     Raises:
-        ScanError: a source cannot be read, or the folder holds a set made from other recipes.
+        ScanError: a source cannot be read, the folder holds a set made from other recipes, or two images are the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = [_record(recipe, seed) for recipe in recipes]
+    content = [_record(recipe, stem, seed) for recipe, stem in zip(recipes, _stems(recipes), strict=True)]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     _describe(folder, digest)
     subjects = sorted({recipe.healthy.subject for recipe in recipes})
@@ -212,13 +215,38 @@ def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int, rende
     write_json(folder / record["image"].replace(".nii.gz", ".json"), sidecar)
 
 
-def _record(recipe: Recipe, seed: int) -> dict[str, Any]:
+def _stems(recipes: Sequence[Recipe]) -> list[str]:
+    """What the files of each image begin with; where scans of one session would share it, their own names are in it.
+
+    Raises:
+        ScanError: two images that are the same.
+    """
+
+    def stem(recipe: Recipe, own: str = "") -> str:
+        label = recipe.label + re.sub(r"[^A-Za-z0-9]", "", own)
+        return "_".join(part for part in (recipe.healthy.subject, recipe.healthy.session, f"acq-{label}") if part)
+
+    cases = list({recipe.healthy.image: recipe.healthy for recipe in recipes}.values())
+    names = {case.image: named.name for case, named in zip(cases, unique_names(cases), strict=True)}
+    count = Counter((stem(of), _contrast(of)) for of in recipes)
+    stems = [stem(of, names[of.healthy.image] if count[stem(of), _contrast(of)] > 1 else "") for of in recipes]
+    files = Counter(zip(stems, map(_contrast, recipes), strict=True))
+    twice = ["_".join(file) for file, times in files.items() if times > 1]
+    if twice:
+        raise ScanError(f"two images would both be called {twice[0]}; ask for every kind and size once")
+    return stems
+
+
+def _contrast(recipe: Recipe) -> str:
+    made = dict(recipe.settings).get("contrast") if recipe.kind == "rendered" else recipe.healthy.contrast
+    return str(made or "T1w")
+
+
+def _record(recipe: Recipe, stem: str, seed: int) -> dict[str, Any]:
     """What the image is called and made of; two equal records give two equal images."""
     case = recipe.healthy
-    stem = "_".join(part for part in (case.subject, case.session, f"acq-{recipe.label}") if part)
     place = "/".join(part for part in (case.subject, case.session, "anat") if part)
-    contrast = dict(recipe.settings).get("contrast") if recipe.kind == "rendered" else case.contrast
-    image = f"{place}/{stem}_desc-brain_{contrast or 'T1w'}.nii.gz"
+    image = f"{place}/{stem}_desc-brain_{_contrast(recipe)}.nii.gz"
     used = [case.image] + ([recipe.donor.image, recipe.donor.mask] if recipe.donor else [])
     record = {
         "image": image,

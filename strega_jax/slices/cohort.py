@@ -118,9 +118,14 @@ def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing:
 
 def _update(case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike) -> bool:
     """Prepare one scan unless it is up to date; whether it had to be."""
-    source_sha256 = scan_digest(case, brain)
     digest = settings_hash(settings)
     entry = slice_store.read_entry(output, case.name)
+    try:
+        source_sha256 = scan_digest(case, brain)
+    except (ScanError, OSError):
+        if entry and entry.cohort == case.cohort:  # what was made of it is out of date
+            slice_store.remove_entry(output, case.name)
+        raise
     if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
         if entry.split != split:
             slice_store.write_entry(output, dataclasses.replace(entry, split=split))

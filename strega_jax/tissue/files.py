@@ -38,6 +38,13 @@ def write_fast(folder: Path, name: str, tissue: TissueMap, scan: Scan) -> None:
         write_volume(folder / f"{name}_{kind}.nii.gz", volume, scan)
 
 
+def bids_stem(name: str) -> str:
+    """What the derivatives of a scan begin with: its name without suffix and `desc-`."""
+    entities, _, suffix = name.rpartition("_")
+    # The source's own `desc-` says how the brain was extracted; the derivative's says what was done here.
+    return "_".join(part for part in (entities or suffix).split("_") if not part.startswith("desc-"))
+
+
 def write_bids(folder: Path, name: str, tissue: TissueMap, scan: Scan, provenance: dict[str, Any]) -> None:
     """Write BIDS derivatives: `_dseg` (labels of `pveseg`), `_label-<tissue>_probseg`, `_desc-restored`, sidecars.
 
@@ -45,10 +52,7 @@ def write_bids(folder: Path, name: str, tissue: TissueMap, scan: Scan, provenanc
     """
     if tissue.pve.shape[-1] != len(TISSUES):
         raise ScanError(f"{scan.path}: BIDS names tissues for 3 classes, not {tissue.pve.shape[-1]}; leave --bids out")
-    entities, _, suffix = name.rpartition("_")
-    entities = entities or suffix
-    # The source's own `desc-` says how the brain was extracted; the derivative's says what was done here.
-    base = "_".join(part for part in entities.split("_") if not part.startswith("desc-"))
+    base, suffix = bids_stem(name), name.rpartition("_")[2]
     labels = {"LabelMap": {"GM": 1, "WM": 2, "CSF": 3}}
     volumes: list[tuple[str, np.ndarray, dict[str, Any]]] = [(f"{base}_dseg", BIDS_LABEL[tissue.pveseg], labels)]
     for c, class_name in enumerate(TISSUES):

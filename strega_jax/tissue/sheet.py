@@ -1,5 +1,6 @@
-"""A check sheet: one picture that shows whether a segmentation went well."""
+"""A check sheet: one picture that shows whether a segmentation went well, and knows which files it is of."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
 
 from strega_jax.scans.files import replacing
 from strega_jax.scans.scan import Scan
@@ -15,13 +17,20 @@ from strega_jax.tissue.segmentation import TissueMap
 SLICES = (0.3, 0.42, 0.54, 0.66, 0.78)
 # Of background and classes: red, green, blue, opacity.
 COLOURS = ((0, 0, 0, 0), (0.1, 0.4, 1, 0.45), (0.1, 0.8, 0.2, 0.45), (1, 0.85, 0.1, 0.45), (1, 0, 0.6, 0.45))
+FILES = "Files"  # the PNG's text with the names, a line each
 VIEWS = ((2, "axial"), (1, "coronal"), (0, "sagittal"))
 
 
-def write_sheet(path: Path, tissue: TissueMap, scan: Scan) -> None:
+def write_sheet(path: Path, tissue: TissueMap, scan: Scan, files: Sequence[str] = ()) -> None:
     """Write a PNG: axial, coronal and sagittal slices without and with the labels, a histogram, the volumes.
 
     Needs no display and no global state of matplotlib, so that threads may call it.
+
+    Args:
+        path: of the PNG.
+        tissue: what was found.
+        scan: in which.
+        files: names of the result's files beside the sheet, for `listed_files`.
     """
     figure = Figure(figsize=(11, 13), facecolor="white")
     FigureCanvasAgg(figure)
@@ -49,7 +58,17 @@ def write_sheet(path: Path, tissue: TissueMap, scan: Scan) -> None:
     figure.text(0.66, 0.05, _volumes(tissue, scan), fontsize=9, family="monospace")
     figure.suptitle(f"{scan.path.name}   pveseg on the bias-corrected image", y=0.91, fontsize=11)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=80, bbox_inches="tight", format="png")
+        figure.savefig(temporary, dpi=80, bbox_inches="tight", format="png", metadata={FILES: "\n".join(files)})
+
+
+def listed_files(sheet: Path) -> list[Path]:
+    """The files that a check sheet names, itself the first; none where there is no sheet, or another program's."""
+    try:
+        with Image.open(sheet) as image:
+            names = str(image.info.get(FILES, ""))
+    except (OSError, UnidentifiedImageError):
+        return []
+    return [sheet, *(sheet.with_name(Path(name).name) for name in names.splitlines())] if names else []
 
 
 def _overlay(ax: Axes, labels: UInt8[np.ndarray, "h w"], aspect: float) -> None:
