@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 from browser import CHROMIUM, Browser
+from typechecked import found  # before the package is loaded: it sees to the checks
 
 from strega_jax.config import Preprocess, Run, settings_hash
 from strega_jax.scans.splits import SplitRule
@@ -30,6 +31,14 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(autouse=True)
+def annotations_hold() -> Iterator[None]:
+    """A false annotation fails the test also where the code under test catches every error."""
+    yield
+    first, found[:] = found[:1], []
+    assert not first, first[0]
 
 
 @pytest.fixture(scope="session")
