@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 from browser import CHROMIUM, Browser
+from typechecked import found  # before the package is loaded: it sees to the checks
 
 from strega_jax.config import Preprocess, Run, settings_hash
 from strega_jax.scans.splits import SplitRule
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files; the tests in each stay in their order."""
     order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(autouse=True)
+def annotations_hold() -> Iterator[None]:
+    """A false annotation fails the test also where the code under test catches every error."""
+    yield
+    first, found[:] = found[:1], []
+    assert not first, first[0]
 
 
 @pytest.fixture(scope="session")

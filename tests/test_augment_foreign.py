@@ -117,8 +117,8 @@ def test_settings_out_of_range_are_refused(fields):
 
 
 def test_tissue_scale_counts_classes_and_what_is_beyond():
-    images = jnp.asarray(np.eye(4, dtype=np.float32)[None])
-    np.testing.assert_array_equal(np.asarray(tissue_scale(images))[0], [1, 2, 3, 3])
+    images = jnp.asarray(np.eye(4, dtype=np.float32)[None, None])
+    np.testing.assert_array_equal(np.asarray(tissue_scale(images))[0, 0], [1, 2, 3, 3])
 
 
 @pytest.mark.parametrize("work", [lambda *of: plant(*of, Planting()), vary])

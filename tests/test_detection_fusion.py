@@ -80,7 +80,8 @@ def test_what_a_contrast_did_not_see_is_the_others_alone():
     low = 12
     affine = cut.affine.copy()
     affine[2, 3] = 2.0 * low
-    half = dataclasses.replace(cut, score=cut.score[:, :, low:], brain=cut.brain[:, :, low:], affine=affine)
+    upper = {name: getattr(cut, name)[:, :, low:] for name in ("image", "score", "mask", "brain")}
+    half = dataclasses.replace(cut, **upper, affine=affine)
     fused = fuse([whole, half], FIXED, lambda _: None)
     np.testing.assert_allclose(fused.score[:, :, : low - 1], whole.score[:, :, : low - 1], rtol=1e-6)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import area_opening
+from typechecked import unchecked
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
@@ -147,4 +148,4 @@ def test_a_score_that_is_not_finite_or_of_another_scan_is_refused(score: np.ndar
     with pytest.raises(ScanError, match="1 voxels are NaN"):
         mask_from_score(broken, brain, SPACING, Postprocess())
     with pytest.raises(ScanError, match="not of one scan"):
-        mask_from_score(score.transpose(1, 0, 2), brain, SPACING, Postprocess())
+        unchecked(mask_from_score)(score.transpose(1, 0, 2), brain, SPACING, Postprocess())

@@ -168,8 +168,9 @@ def test_a_cut_brain_is_flagged_with_the_side_and_the_share_that_was_not_seen(pr
     scan, slices = prepared
     pose = align_to_template(slices.tissue.pve, scan.affine)
     middle = slices.brain.shape[2] // 2
-    pve = np.ascontiguousarray(slices.tissue.pve[:, :, :middle])
-    cut = dataclasses.replace(changed(slices, pve=pve), brain=slices.brain[:, :, :middle], alignment=pose)
+    volumes = {name: of for name, of in vars(slices.tissue).items() if of.ndim > 1}
+    lower = changed(slices, **{name: np.ascontiguousarray(of[:, :, :middle]) for name, of in volumes.items()})
+    cut = dataclasses.replace(lower, brain=slices.brain[:, :, :middle], alignment=pose)
     (flag,) = scan_warnings(dataclasses.replace(scan, data=scan.data[:, :, :middle]), cut, "T1w")
     assert flag.check == "field of view"
     assert "cuts the brain off at the top: " in flag.reason

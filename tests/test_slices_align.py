@@ -9,6 +9,7 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from typechecked import unchecked
 
 from strega_jax.errors import ScanError
 from strega_jax.scans.scan import read_scan
@@ -217,9 +218,9 @@ def test_nonsense_is_refused_with_a_way_out(template):
 
 def test_wrong_arguments_are_refused(template):
     with pytest.raises(ValueError, match="shape"):
-        align_to_template(template[0][..., :2], template[1])
+        unchecked(align_to_template)(template[0][..., :2], template[1])
     with pytest.raises(ValueError, match="neither"):
-        align_to_template(*template, kind="similarity")  # pyright: ignore[reportArgumentType]
+        unchecked(align_to_template)(*template, kind="similarity")
 
 
 @pytest.mark.data

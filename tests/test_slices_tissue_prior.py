@@ -51,7 +51,8 @@ def test_shares_sum_to_one_and_what_is_brighter_than_tissue_is_white():
 def test_the_excess_counts_from_the_bright_class_in_half_distances_of_fluid_and_tissue():
     labels = np.repeat(np.array([1, 2, 3], np.uint8), 40).reshape(3, 10, 4)
     blank = np.zeros(labels.shape, np.float32)
-    tissue = TissueMap(labels, labels, blank[..., None], labels, blank, blank, blank[0, 0, :3], blank[0, 0, :3])
+    fractions, of_classes = np.stack([blank] * 3, axis=-1), np.zeros(3, np.float32)
+    tissue = TissueMap(labels, labels, fractions, labels, blank, blank, of_classes, of_classes)
     image = np.select([labels == c for c in (1, 2, 3)], (100.0, 460.0, 540.0)).astype(np.float32)
     image[2, 0] = [540 + 200, 540 + 600, 540 + 900, 540]  # half the distance from fluid (100) to tissue (500) is 200
     np.testing.assert_allclose(beyond_tissue(image, tissue)[2, 0], [1 / 3, 1, 1, 0], atol=1e-6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nilearn import datasets
 from scipy import ndimage
+from typechecked import unchecked
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.scan import read_scan
@@ -207,9 +208,9 @@ def test_unknown_settings_and_wrong_masks_are_refused(phantom):
     image = phantom[0]
     for settings in ({"contrast": "CT"}, {"preset": "fast"}, {"n_classes": 5}):
         with pytest.raises(ConfigError, match="is one of"):
-            segment(image, SPACING, **settings)
+            unchecked(segment)(image, SPACING, **settings)
     with pytest.raises(ScanError, match="shape"):
-        segment(image, SPACING, mask=np.ones((2, 2, 2), bool))
+        unchecked(segment)(image, SPACING, mask=np.ones((2, 2, 2), bool))
     with pytest.raises(ScanError, match="no voxel"):
         segment(image, SPACING, mask=image < 0)
 

@@ -9,8 +9,8 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,11 +33,15 @@ RUN = small_run()
 ABOUT = About(RUN, RUN.preprocess, Normalisation((0.0,) * 3, (1.0,) * 3), (32, 32, 3), 8, 4, 40)
 
 
-class Batches:
+class Batches(grain.DatasetIterator):
     """What of a data iterator a checkpoint needs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.place = {"next_index": 0}
+
+    def __next__(self) -> None:
+        raise StopIteration
 
     def get_state(self) -> dict[str, int]:
         return dict(self.place)
@@ -60,7 +64,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def save(folder: Path, step: int) -> None:
-    batches: Any = Batches()
+    batches = Batches()
     batches.place["next_index"] = 10 * step
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(step, state_at(step), batches, ABOUT)
@@ -68,7 +72,7 @@ def save(folder: Path, step: int) -> None:
 
 def restored(folder: Path, **structure: int) -> tuple[int, int]:
     """The step and the place in the data that training would go on from; parameters are checked."""
-    batches: Any = Batches()
+    batches = Batches()
     with Checkpoints(folder / "checkpoints") as checkpoints:
         state = checkpoints.restore(state_at(0, **structure), batches)
     np.testing.assert_array_equal(state.params["layer1"]["kernel"], np.full((3, 400), float(state.step)))
@@ -164,7 +168,7 @@ def test_another_network_is_told_and_nothing_moves(workdir, structure, told):
 
 def test_what_cannot_be_read_for_a_moment_is_told_and_nothing_moves(workdir, monkeypatch):
     before = contents(workdir)
-    batches: Any = Batches()
+    batches = Batches()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         like = state_at(0)
         with no_free_file_descriptor(), pytest.raises(CheckpointError, match="cannot be read now"):
@@ -199,7 +203,7 @@ def test_a_model_that_is_damaged_or_another_or_cannot_be_read_is_told_as_what_it
     optimizer = make_optimizer(RUN.optimiser, detector, 8)
     shape = ABOUT.image_shape
     state = jax.jit(functools.partial(init_state, detector, optimizer, RUN.optimiser, shape, RUN.seed))()
-    batches: Any = Batches()
+    batches = Batches()
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(8, state, batches, ABOUT)
     whole = load_model(tmp_path)

@@ -11,13 +11,15 @@ from test_training_loop import mesh_of
 
 from conftest import small_run
 from strega_jax.detectors.base import Aux
+from strega_jax.detectors.dae import Dae
 from strega_jax.slices.store import SliceStore, write_entry
 from strega_jax.training.mesh import replicated
+from strega_jax.training.metrics import MetricsLog
 from strega_jax.training.state import TrainState
 from strega_jax.training.validation import VALIDATION_BATCH, Validator
 
 
-class Spread:
+class Spread(Dae):
     """A loss that, as with batch normalisation, depends on the other slices of its batch."""
 
     def loss(self, variables: Any, batch: Any, key: Any, step: Any) -> tuple[Any, Aux]:
@@ -28,7 +30,7 @@ class Spread:
         return batch["images"]
 
 
-class Log:
+class Log(MetricsLog):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ def validated(store: SliceStore, batch_size: int, devices: int = 2) -> dict[str,
     state = TrainState(jnp.int32(1), jnp.float32(0.5), {}, (), None, jax.random.key(0))
     log, detector, mesh = Log(), Spread(), mesh_of(devices)
     run = small_run(training={"batch_size": batch_size})
-    validate: Any = Validator(detector, store, mesh, run)  # pyright: ignore[reportArgumentType]
+    validate = Validator(detector, store, mesh, run)
     validate(1, jax.device_put(state, replicated(mesh)), log)
     assert log.pictures == 1
     return log.numbers

@@ -12,7 +12,7 @@ class Gamma(NamedTuple):
     exponent: Float[Array, "c"]
 
 
-def sample_gamma(uniform: Float[Array, "1+c"], probability: float, log_range: float) -> Gamma:
+def sample_gamma(uniform: Float[Array, "draws"], probability: float, log_range: float) -> Gamma:
     """Log of each channel's exponent uniform in ± `log_range` with the given probability, else 0.
 
     `uniform` are draws of U[0, 1), one for the decision and one for each channel.

@@ -10,18 +10,18 @@ LOG_VARIANCE_LIMIT = 12.0  # soft bound of ±: a first step too long would other
 
 
 def log_density(
-    x: Float[Array, "*s"], mean: Float[Array, "*s"], log_variance: Float[Array, "*s"]
-) -> Float[Array, "*s"]:
+    x: Float[Array, "*#s"], mean: Float[Array, "*#s"], log_variance: Float[Array, "*#s"]
+) -> Float[Array, "*#s"]:
     """log N(x; mean, exp(log_variance)) of each dimension."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + jnp.square(x - mean) * jnp.exp(-log_variance))
 
 
 def kl_divergence(
-    mean: Float[Array, "*s"],
-    log_variance: Float[Array, "*s"],
-    prior_mean: Float[Array, "*s"] | float = 0.0,
-    prior_log_variance: Float[Array, "*s"] | float = 0.0,
-) -> Float[Array, "*s"]:
+    mean: Float[Array, "*#s"],
+    log_variance: Float[Array, "*#s"],
+    prior_mean: Float[Array, "*#s"] | float = 0.0,
+    prior_log_variance: Float[Array, "*#s"] | float = 0.0,
+) -> Float[Array, "*#s"]:
     """KL(N(mean, exp(log_variance)) ‖ N(prior_mean, exp(prior_log_variance))) of each dimension."""
     spread = log_variance - prior_log_variance
     shift = jnp.square(mean - prior_mean) * jnp.exp(-jnp.asarray(prior_log_variance, jnp.float32))

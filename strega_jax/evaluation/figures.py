@@ -22,6 +22,8 @@ from matplotlib.ticker import FuncFormatter
 from strega_jax.evaluation.slices import ShownSlice
 from strega_jax.postprocess import slice_boxes
 
+Curve = tuple[Sequence[float], Sequence[float | None]]  # x and y of its points; y is None where it is undefined
+
 STAGES = ("input", "tissue map", "reconstruction", "residual", "threshold", "mask", "truth")
 # Okabe and Ito's palette, told apart by colour-blind readers.
 OURS, TRUTH = "#D55E00", "#009E73"
@@ -65,7 +67,7 @@ def stage_picture(rows: Mapping[str, ShownSlice]) -> Figure:
     return figure
 
 
-def comparison_picture(rows: Mapping[str, tuple[ShownSlice, Mapping[str, Bool[np.ndarray, "h w"]]]]) -> Figure:
+def comparison_picture(rows: Mapping[str, tuple[ShownSlice, Mapping[str, Bool[np.ndarray, "_ _"]]]]) -> Figure:
     """What several methods mark on the same slices (paper, fig. 8): the input, a column a method, the truth.
 
     Args:
@@ -167,14 +169,12 @@ def violin_plot(values: Mapping[str, Sequence[float]], label: str = "Dice") -> F
     return figure
 
 
-def froc_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+def froc_plot(curves: Mapping[str, Curve]) -> Figure:
     """Lesion sensitivity against false-positive marks a volume, one curve a method or cohort (`lesions.froc`)."""
     return _lines(curves, "false-positive marks a volume", "lesion sensitivity", steps=True)
 
 
-def dose_response_plot(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], dose: str, response: str
-) -> Figure:
+def dose_response_plot(curves: Mapping[str, Curve], dose: str, response: str) -> Figure:
     """Response (Dice, detection rate) against a dose (size in ml, contrast), one curve a class."""
     figure = _lines(curves, dose, response, steps=False)
     axis = figure.axes[0]
@@ -187,9 +187,7 @@ def dose_response_plot(
     return figure
 
 
-def _lines(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, *, steps: bool
-) -> Figure:
+def _lines(curves: Mapping[str, Curve], x_label: str, y_label: str, *, steps: bool) -> Figure:
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axis = figure.add_subplot()
     for number, (name, (x, y)) in enumerate(curves.items()):

@@ -164,7 +164,7 @@ def box_agreement(mask: Bool[np.ndarray, "x y z"], truth: Bool[np.ndarray, "x y 
     }
 
 
-def _corners_by_slice(mask: Bool[np.ndarray, "x y z"]) -> dict[int, Float[np.ndarray, "n 4"]]:
+def _corners_by_slice(mask: Bool[np.ndarray, "x y z"]) -> dict[int, Float[np.ndarray, "_ 4"]]:
     """Slice → its boxes as rows of first x, first y, end x, end y."""
     by_slice: dict[int, list[tuple[int, ...]]] = {}
     for box in slice_boxes(mask):

@@ -91,7 +91,7 @@ def detection(scores: Float[np.ndarray, "n"], anomalous: Bool[np.ndarray, "n"]) 
     }
 
 
-def volume_level_score(score: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> float:
+def volume_level_score(score: Float[np.ndarray, "*s"], brain: Bool[np.ndarray, "*s"]) -> float:
     """One number a subject: the 99th percentile of the scores in its brain; 0 without a brain."""
     return float(np.quantile(score[brain], 0.99)) if brain.any() else 0.0
 

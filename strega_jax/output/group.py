@@ -50,7 +50,7 @@ def write_group(folder: Path) -> int:
     return len(rows)
 
 
-def _row(folder: Path, boxes: Path, summary: dict[str, Any]) -> dict[str, str]:
+def _row(folder: Path, boxes: Path, summary: Any) -> dict[str, str]:
     volumes = [component["volume_ml"] for component in summary["components"]]
     page = boxes.with_name(str(summary["page"])) if summary.get("page") else None
     fused, warnings = summary.get("fused"), summary.get("quality_control", [])

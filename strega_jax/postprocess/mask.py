@@ -77,7 +77,7 @@ def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
-def _check(score: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> None:
+def _check(score: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "i j k"]) -> None:
     if score.shape != brain.shape:
         raise ScanError(f"score map of shape {score.shape} and brain mask of shape {brain.shape} are not of one scan")
     if not np.isfinite(score).all():

@@ -32,7 +32,7 @@ def check_geometry(a: Scan, b: Scan) -> None:
     )
 
 
-def check_truth_in_brain(truth: Bool[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"], name: str) -> None:
+def check_truth_in_brain(truth: Bool[np.ndarray, "x y z"], brain: Bool[np.ndarray, "i j k"], name: str) -> None:
     """Refuse an expert mask that lies mostly outside the brain: it is of another scan, or its axes are swapped.
 
     Raises:

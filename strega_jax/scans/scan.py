@@ -223,7 +223,7 @@ def _usable(affine: np.ndarray) -> bool:
     spacing = voxel_sizes(affine)
     if spacing.min() < MIN_SPACING_MM or spacing.max() > MAX_SPACING_MM:
         return False
-    return abs(np.linalg.det(affine[:3, :3])) > MIN_SKEW * spacing.prod()
+    return bool(abs(np.linalg.det(affine[:3, :3])) > MIN_SKEW * spacing.prod())
 
 
 def require_dense(path: Path, shape: tuple[int, int, int], held: int) -> None:

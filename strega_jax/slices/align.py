@@ -100,7 +100,7 @@ def _find(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -> tu
         if free[6]:
             start[6:9] = np.log(np.clip(np.cbrt(brain.volume / template.volume), *PRIOR.scale_range))
         parameters, dice, correlation = jax.device_get(_register(template.levels, brain.pyramid, start, free))
-        if not _doubt(dice, correlation):
+        if not _doubt(float(dice), float(correlation)):
             return parameters, ""
     found = find_pose(template, brain, free)
     return found.parameters, _doubt(found.dice, found.correlation, found.rival)

@@ -12,12 +12,12 @@ CUT_FACE = 0.25
 Face = tuple[int, int]  # axis, and 0 for its low or 1 for its high end
 
 
-def sections(brain: Float[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]) -> list[Float[np.ndarray, " n"]]:
+def sections(brain: Float[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]) -> list[Float[np.ndarray, " _"]]:
     """Area of the brain's sections across each axis, in voxels."""
     return [brain.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in range(3)]
 
 
-def cut_faces(profiles: list[Float[np.ndarray, " n"]]) -> tuple[Face, ...]:
+def cut_faces(profiles: list[Float[np.ndarray, " _"]]) -> tuple[Face, ...]:
     """Faces of the brain's box at which the brain was cut off, all of one axis.
 
     Args:

@@ -20,8 +20,8 @@ NODE_SIGMA = 0.4
 class Smoother:
     """Gaussian smoothing at sparse nodes along one axis, and the cubic spline back to every voxel."""
 
-    down: Float[np.ndarray, "m n"]
-    up: Float[np.ndarray, "n m"]
+    down: Float[Array | np.ndarray, "m n"]
+    up: Float[Array | np.ndarray, "n m"]
 
 
 jax.tree_util.register_dataclass(Smoother, data_fields=["down", "up"], meta_fields=[])

@@ -21,7 +21,7 @@ THICK_MM = 4.0
 def brain_intensities(
     image: Float[np.ndarray, "x y z"],
     spacing_mm: tuple[float, float, float],
-    mask: Bool[np.ndarray, "x y z"] | None,
+    mask: Bool[np.ndarray, "i j k"] | None,
     assume_stripped: bool,
 ) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
     """Intensities fit for the logarithm, and the mask to segment.

@@ -84,7 +84,7 @@ def starts(y: Float[np.ndarray, "n"], n_classes: int, rounds: int) -> Iterator[S
     fences = middle - OUTLYING_LOG, middle + OUTLYING_LOG
     others: list[Start] = []
     for dark, bright in ((0, 0), *OUTLYING_SHARES):
-        darkest, brightest = _quantiles(count, centre, np.array([dark, 1 - bright]))
+        darkest, brightest = _quantiles(count, centre, np.array([dark, 1.0 - bright]))
         low = max(float(darkest), fences[0]) if dark else fences[0]
         high = min(float(brightest), fences[1]) if bright else fences[1]
         found = Start(*start_classes(count, np.clip(centre, low, high), n_classes, rounds), low, high)

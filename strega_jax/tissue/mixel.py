@@ -39,10 +39,10 @@ class Wavefronts:
         n_chunks: how many of them are in use.
     """
 
-    order: Int[np.ndarray, "n"]
-    starts: Int[np.ndarray, "m"]
-    counts: Int[np.ndarray, "m"]
-    n_chunks: Int[np.ndarray, ""]
+    order: Int[Array | np.ndarray, "n"]
+    starts: Int[Array | np.ndarray, "m"]
+    counts: Int[Array | np.ndarray, "m"]
+    n_chunks: Int[Array | np.ndarray, ""]
 
 
 jax.tree_util.register_dataclass(Wavefronts, ["order", "starts", "counts", "n_chunks"], [])
@@ -189,7 +189,7 @@ def fractions(
     return jnp.where(inside, types, jnp.uint8(0)), jnp.asarray(labels)[code], pve
 
 
-def _shares_by_code(n_classes: int) -> tuple[Float[np.ndarray, "c"], UInt8[np.ndarray, "c"]]:
+def _shares_by_code(n_classes: int) -> tuple[Float[np.ndarray, "kc"], UInt8[np.ndarray, "c"]]:
     """Of 0 (background) and 1 + 101·type + percent of its first class: the share of each class, and the label."""
     eye = np.eye(n_classes)
     percent = np.arange(FRACTION_STEPS + 1)[:, None] / FRACTION_STEPS
