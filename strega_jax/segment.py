@@ -13,23 +13,20 @@ or come with a brain mask (--brain).
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ScanError
 from strega_jax.failures import Failures
 from strega_jax.pipeline import in_threads
-from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.contrast import NAMES, tissue_contrasts
 from strega_jax.scans.files import appearing_in
-from strega_jax.scans.scan import stem
-from strega_jax.scans.source import AUTO, BRAIN_HELP, open_scan, told_contrast
-from strega_jax.tissue import files, mixel, segment
-from strega_jax.tissue.sheet import write_sheet
+from strega_jax.scans.options import AUTO, BRAIN_HELP
+
+if TYPE_CHECKING:
+    from strega_jax.scans.case import Case
 
 DEFAULT = "T1w"  # of scans of unknown contrast
 
@@ -52,6 +49,12 @@ _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the
 
 def main() -> int:
     """Segment, report, and say by the exit code whether every scan succeeded."""
+    # What a help text does not need is loaded where the work begins.
+    from tqdm import tqdm
+
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.tissue import files
+
     cases = find_cases(_INPUT.value, [_CONTRAST.value] if _CONTRAST.value else [])
     index, count = command.share(_SHARD.value)
     subjects = set(sorted({case.subject for case in cases})[index::count])
@@ -72,7 +75,12 @@ def main() -> int:
     return 1 if failures.messages else 0
 
 
-def _one(case: Case, output: Path) -> None:
+def _one(case: "Case", output: Path) -> None:
+    from strega_jax.scans.scan import stem
+    from strega_jax.scans.source import open_scan, told_contrast
+    from strega_jax.tissue import files, mixel, segment
+    from strega_jax.tissue.sheet import write_sheet
+
     scan = open_scan(case, _CONTRAST.value or "", _BRAIN.value)
     contrast: Any = told_contrast(scan, DEFAULT)
     if _BIDS.value and contrast not in tissue_contrasts():
@@ -102,7 +110,7 @@ def _one(case: Case, output: Path) -> None:
         write_sheet(folder / f"{name}_check.png", tissue, scan)
 
 
-def _place(case: Case) -> Path:
+def _place(case: "Case") -> Path:
     """Where under the output a case goes: as under the input, so that equal file names do not meet."""
     root = Path(_INPUT.value)
     return Path() if root.is_file() else case.image.relative_to(root).parent

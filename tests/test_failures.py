@@ -16,6 +16,7 @@ from small_workdir import small_scan, small_workdir
 
 from strega_jax import failures, predict
 from strega_jax.errors import CheckpointError, ConfigError, ScanError
+from strega_jax.inference import batch
 from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
@@ -70,7 +71,7 @@ def test_bad_scans_are_told_in_a_line_each_and_every_good_one_is_done(tmp_path, 
     assert result_of(tmp_path, "drawn") == {f"drawn_T1w{ending}" for ending in WHOLE}
     write_brain(tmp_path / "in" / "drawn_T1w.nii.gz", brighter=1)
     (tmp_path / "out" / "blocked_T1w_mask.nii.gz").mkdir()
-    draw, measure = write.write_page, predict.detect_all.__globals__["measure"]
+    draw, measure = batch.write_page, batch.measure
 
     def write_page(path, detection, summary):
         if path.name.startswith("drawn"):
@@ -82,7 +83,7 @@ def test_bad_scans_are_told_in_a_line_each_and_every_good_one_is_done(tmp_path, 
             raise MemoryError
         return measure(detection)
 
-    monkeypatch.setattr(write, "write_page", write_page)
+    monkeypatch.setattr(batch, "write_page", write_page)
     monkeypatch.setattr("strega_jax.inference.batch.measure", hungry)
     capsys.readouterr()
     assert run_predict(tmp_path, "--pages") == 1
