@@ -187,6 +187,8 @@ def _set_up_devices() -> None:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if not os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(DEFAULT_CACHE))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs too: they are many
     if _DISTRIBUTED.value:
         from jax.experimental import multihost_utils
 
