@@ -78,6 +78,15 @@ def test_a_help_text_and_a_misspelt_flag_wait_for_no_library_of_the_work(script,
     assert not HEAVY & set(loaded.split())
 
 
+def test_the_benchmark_of_start_up_times_a_help_text():
+    line = [sys.executable, ROOT / "benchmarks" / "startup.py", "--runs=1", "--nopredict", "--commands=strega-doctor"]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    rows = [row.strip("|").split("|") for row in done.stdout.splitlines()]
+    ratios = {name.strip(): float(ratio) for name, _, ratio in rows[2:]}
+    assert set(ratios) == {"import jax, flax, scipy, nibabel", "strega-doctor --help", "strega-doctor, misspelt"}
+    assert min(ratios.values()) > 0
+
+
 # A command of two threads that work until the file `stop` is there, and an unneeded line at each step.
 WORK = """
 import pathlib, sys, tempfile, time
