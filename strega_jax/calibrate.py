@@ -10,16 +10,9 @@ brains of its own contrast, and that for a fused map from fused maps. `--output`
 from pathlib import Path
 
 from absl import flags
-from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import CheckpointError, ConfigError
-from strega_jax.models.calibration import FILE, save_calibration
-from strega_jax.models.opened import SHIPPED
-from strega_jax.models.opening import open_model
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.source import open_scan
-from strega_jax.scans.splits import subject_splits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", None, "Workdir of a training run; default: the weights that come with the package.")
@@ -35,6 +28,16 @@ def main() -> int:
     """Write the calibration; 0 where it is complete."""
     if not (FLAGS.checkpoint or FLAGS.output):
         raise ConfigError("--output: name a folder; the package's own calibration is not written over")
+    # What a help text does not need is loaded where the work begins.
+    from tqdm import tqdm
+
+    from strega_jax.models.calibration import FILE, save_calibration
+    from strega_jax.models.opened import SHIPPED
+    from strega_jax.models.opening import open_model
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.source import open_scan
+    from strega_jax.scans.splits import subject_splits
+
     opened = open_model(FLAGS.checkpoint or SHIPPED)
     folder = command.output_folder(FLAGS.output or FLAGS.checkpoint)
     if opened.calibration is None:

@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 
 from strega_jax import failures, terminal
 from strega_jax.config_names import config_file
@@ -23,6 +21,8 @@ log = logging.getLogger(__name__)
 # Programs are kept here between runs, so that only the first pays for compilation.
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 HELP = frozenset(("--help", "-help", "-?"))
+_ENDING = ("help", "helpshort", "helpfull", "version")
+_OF_ABSL = ("flagfile", "undefok")
 DEFAULT_CACHE = os.path.join("~", ".cache", "strega_jax")
 
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -86,8 +86,6 @@ def run(
                 raise ConfigError(f"unexpected argument {left[0]!r}; every argument is a --flag, see --help")
             _set_up_logging()
             _set_up_devices()
-            if _DISTRIBUTED.value and jax.process_index() > 0:
-                logging.getLogger("strega_jax").setLevel(logging.WARNING)
             return main()
         except (StregaError, OSError, MemoryError) as error:
             log.debug("", exc_info=error)
@@ -96,8 +94,10 @@ def run(
 
     flags.FLAGS.set_gnu_getopt(True)
     terminal.interruptible()
+    _help_of(main.__module__)
     try:
-        arguments = [_named_config(argument) for argument in with_underscores(sys.argv[1:])]
+        arguments = _quickly_told(with_underscores(sys.argv[1:]))
+        arguments = [_named_config(argument) for argument in arguments]
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -149,6 +149,23 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     return changed
 
 
+def _help_of(module: str) -> None:
+    """Let `--help` tell of a console script what it tells of `python -m`: absl asks the main module, which is empty."""
+    if module != "__main__":
+        sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+        for flag in flags.FLAGS.get_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def _quickly_told(arguments: list[str]) -> list[str]:
+    """Without the config, which takes a second to load, where a help text or an unknown flag is all there will be."""
+    names = [argument.partition("=")[0].lstrip("-") for argument in arguments if argument.startswith("--")]
+    own = [name for name in names if name and not name.startswith("config.") and name not in _OF_ABSL]
+    if any(name in _ENDING or (name not in flags.FLAGS and name.removeprefix("no") not in flags.FLAGS) for name in own):
+        return [argument for argument in arguments if not argument.startswith("--config")]
+    return arguments
+
+
 def _named_config(argument: str) -> str:
     """`--config=NAME` → the file of that name. Raises ConfigError."""
     name, equals, value = argument.partition("=")
@@ -185,6 +202,8 @@ def _set_up_logging() -> None:
 def share(text: str | None) -> tuple[int, int]:
     """Which share of the subjects is this process's: `--shard=i/n`, else its place among the job's processes."""
     if text is None:
+        import jax
+
         return jax.process_index(), jax.process_count()
     try:
         index, count = (int(part) for part in text.split("/"))
@@ -197,11 +216,17 @@ def share(text: str | None) -> tuple[int, int]:
 
 def _set_up_devices() -> None:
     """Must come before anything touches a device."""
+    import jax
+
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if not os.environ.get(CACHE_VARIABLE):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(DEFAULT_CACHE))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs too: they are many
     if _DISTRIBUTED.value:
+        from jax.experimental import multihost_utils
+
         try:
             jax.distributed.initialize(**_explicit_cluster(), shutdown_timeout_seconds=60)
             multihost_utils.sync_global_devices("started")
@@ -210,6 +235,8 @@ def _set_up_devices() -> None:
                 f"--distributed: this process cannot find its job ({error}). Start it with a launcher from "
                 "launch/, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from error
+        if jax.process_index() > 0:
+            logging.getLogger("strega_jax").setLevel(logging.WARNING)
 
 
 def _explicit_cluster() -> dict[str, Any]:

@@ -22,20 +22,16 @@ draws report and figures again from the results alone. Research use only.
 
 import dataclasses
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
 from strega_jax import command
 from strega_jax.errors import ConfigError
-from strega_jax.evaluation.compare import compare_checkpoints
-from strega_jax.evaluation.report import report_from_json
-from strega_jax.evaluation.scoring import Region
-from strega_jax.models.opened import SHIPPED
-from strega_jax.models.opening import open_model
-from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.splits import common_rule, subject_splits
+
+if TYPE_CHECKING:
+    from strega_jax.evaluation.scoring import Region
+    from strega_jax.scans.case import Case
 
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Workdirs, checkpoints or exported files, the reference first.")
 _DATA = flags.DEFINE_list("data", [], "Folders of cases with expert masks.")
@@ -45,7 +41,7 @@ _CONTROLS_SPLIT = flags.DEFINE_string("controls_split", "", "Of these, the subje
 _CONTROLS_CONTRAST = flags.DEFINE_string("controls_contrast", "T1w", "Contrast of the controls.")
 _FUSE = flags.DEFINE_bool("fuse", False, "Evaluate the fused contrasts of each subject and date, too.")
 _REGION = flags.DEFINE_enum(
-    "region", "whole", get_args(Region), "What of T1ce scans is scored: the whole mask, or its enhancing part."
+    "region", "whole", ["whole", "enhancing"], "What of T1ce scans is scored: the whole mask, or its enhancing part."
 )
 _REDRAW = flags.DEFINE_string("redraw", "", "Only draw the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; made if need be.")
@@ -54,14 +50,20 @@ _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; m
 def main() -> int:
     """Evaluate all and print the table; say by the exit code whether every case could be scored and drawn."""
     output = Path(_OUTPUT.value)
+    # What a help text does not need is loaded where the work begins.
     if _REDRAW.value:
+        from strega_jax.evaluation.report import report_from_json
+
         failures = report_from_json(_REDRAW.value, output)
         print(f"report: {output / 'report.html'}")
         return _tell(failures)
     if not _DATA.value:
         raise ConfigError("--data is missing: folders of cases with expert masks; --help tells more")
+    from strega_jax.evaluation.compare import compare_checkpoints
+    from strega_jax.scans.cohorts import find_cases
+
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    return _tell(compare_checkpoints(_checkpoints(), cases, output, cast(Region, _REGION.value), fuse=_FUSE.value))
+    return _tell(compare_checkpoints(_checkpoints(), cases, output, cast("Region", _REGION.value), fuse=_FUSE.value))
 
 
 def _tell(failures: list[str]) -> int:
@@ -70,9 +72,13 @@ def _tell(failures: list[str]) -> int:
     return 1 if failures else 0
 
 
-def _controls() -> list[Case]:
+def _controls() -> "list[Case]":
     if not _CONTROLS.value:
         return []
+    from strega_jax.models.opening import open_model
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.splits import common_rule, subject_splits
+
     cases = find_cases(_CONTROLS.value, [_CONTROLS_CONTRAST.value])
     if _CONTROLS_SPLIT.value:
         rule = common_rule({str(path): open_model(path).model.about.split for path in _checkpoints()})
@@ -86,6 +92,8 @@ def _controls() -> list[Case]:
 
 
 def _checkpoints() -> list[str | Path]:
+    from strega_jax.models.opened import SHIPPED
+
     return list(_CHECKPOINTS.value) or [SHIPPED]
 
 

@@ -17,10 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from strega_jax import command
 
 DISTRIBUTION = "strega-jax"
@@ -75,6 +71,8 @@ def run_check(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def python_and_packages() -> Iterator[Finding]:
     """Python and the packages that are used."""
+    import jax
+
     yield Finding(OK, f"Python {platform.python_version()} on {platform.platform()}")
     versions, missing = {}, []
     for name in (*needed(), "jaxlib"):
@@ -103,6 +101,8 @@ def needed() -> list[str]:
 
 def devices() -> Iterator[Finding]:
     """What JAX computes on."""
+    import jax
+
     for device in jax.devices():
         statistics = device.memory_stats() or {}
         limit = statistics.get("bytes_limit")
@@ -144,6 +144,10 @@ def disk() -> Iterator[Finding]:
 
 def computation() -> Iterator[Finding]:
     """Whether the device multiplies matrices rightly, and how fast."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
     a, b = np.random.default_rng(0).standard_normal((2, 512, 512)).astype(np.float32)
     product = jax.jit(jnp.matmul)
     found = np.asarray(product(a, b))
@@ -162,6 +166,10 @@ def computation() -> Iterator[Finding]:
 
 def pipeline() -> Iterator[Finding]:
     """A phantom of three tissues through segmentation, and slices through a tiny network."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
     from strega_jax.detectors import build
     from strega_jax.detectors.base import Batch
     from strega_jax.tissue import segment

@@ -17,13 +17,9 @@ from absl import flags
 
 from strega_jax import command
 from strega_jax.errors import ConfigError
-from strega_jax.models.exporting import export_model
-from strega_jax.models.opened import EXPORTED, SHIPPED
-from strega_jax.models.opening import open_model
-from strega_jax.models.weights import save_weights
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", str(SHIPPED), "Workdir of a training run, or one checkpoint. Default: the package's own weights."
+    "checkpoint", None, "Workdir of a training run, or one checkpoint. Default: the package's own weights."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write, NAME.zip; for weights, the folder.", required=True)
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx", "weights"], "Of the network.")
@@ -31,6 +27,12 @@ _FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx", "weight
 
 def main() -> int:
     """Export one checkpoint."""
+    # What a help text does not need is loaded where the work begins.
+    from strega_jax.models.exporting import export_model
+    from strega_jax.models.opened import EXPORTED, SHIPPED
+    from strega_jax.models.opening import open_model
+    from strega_jax.models.weights import save_weights
+
     output = Path(_OUTPUT.value or "")
     if _FORMAT.value == "weights":
         save_weights(open_model(_CHECKPOINT.value or SHIPPED), output)

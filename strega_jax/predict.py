@@ -24,29 +24,24 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
-from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.config import Postprocess, build_dataclass
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.failures import Failures
-from strega_jax.inference.batch import Done, Job, Settings, is_complete
-from strega_jax.inference.sessions import detect_sessions, group_sessions
-from strega_jax.models.opened import SHIPPED
-from strega_jax.models.opening import open_model
 from strega_jax.output.bids import LEVELS, app_arguments, derivative_paths, describe_data_set
 from strega_jax.output.files import GROUP_PAGE, require_apart
-from strega_jax.output.group import write_group
-from strega_jax.output.write import DISCLAIMER
-from strega_jax.scans.chosen import CONTRAST_HELP, choose_contrasts
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.source import AUTO, BRAIN_HELP
+from strega_jax.scans.options import AUTO, BRAIN_HELP, CONTRAST_HELP
+
+if TYPE_CHECKING:
+    from strega_jax.inference.batch import Done, Job
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
-    str(SHIPPED),
+    None,
     "Workdir of a training run, one checkpoint, or what strega_jax.export made. Default: the package's own weights.",
 )
 _INPUT = flags.DEFINE_string("input", None, "A scan, a folder of scans, or a folder of DICOM series.")
@@ -78,7 +73,15 @@ def main() -> int:
     source, output = Path(_INPUT.value), command.output_folder(_OUTPUT.value)
     if _LEVEL.value == "group":
         return _group(output)
-    opened = open_model(_CHECKPOINT.value or SHIPPED)
+    # What a help text does not need is loaded where the work begins.
+    from tqdm import tqdm
+
+    from strega_jax.inference.batch import Settings, is_complete
+    from strega_jax.inference.sessions import detect_sessions, group_sessions
+    from strega_jax.models.opening import open_model
+    from strega_jax.output.group import write_group
+
+    opened = open_model(_CHECKPOINT.value) if _CHECKPOINT.value else open_model()
     settings = Settings(
         _settings(opened.model.about.run.postprocess, _POSTPROCESS.value),
         samples=opened.default_samples if _SAMPLES.value is None else _SAMPLES.value,
@@ -113,7 +116,9 @@ def main() -> int:
     return 1 if failures.messages else 0
 
 
-def _tell(done: Done, failures: Failures) -> None:
+def _tell(done: "Done", failures: Failures) -> None:
+    from tqdm import tqdm
+
     if done.error is not None:
         failures.add(done.source, done.error)
     elif not done.skipped:
@@ -123,6 +128,8 @@ def _tell(done: Done, failures: Failures) -> None:
 
 
 def _summarise(output: Path, counts: Mapping[str, int], wanted: int, messages: Sequence[str]) -> None:
+    from strega_jax.output.write import DISCLAIMER
+
     done = counts["done"] + counts["skipped"]
     told = [_counted(done, "scan") + f" done{_before(counts['skipped'])}"]
     if fused := counts["session done"] + counts["session skipped"]:
@@ -144,15 +151,20 @@ def _before(skipped: int) -> str:
 
 
 def _group(output: Path) -> int:
+    from strega_jax.output.group import write_group
+
     if not output.is_dir() or not write_group(output):
         raise StregaError(f"{output}: no results in it; run the participant level first")
     print(output / GROUP_PAGE)
     return 0
 
 
-def _jobs(source: Path, output: Path) -> list[Job]:
+def _jobs(source: Path, output: Path) -> "list[Job]":
     from strega_jax.inference.jobs import make_jobs
+    from strega_jax.inference.sessions import group_sessions
     from strega_jax.output.dicom_seg import require_highdicom
+    from strega_jax.scans.chosen import choose_contrasts
+    from strega_jax.scans.cohorts import find_cases
 
     cases = choose_contrasts(find_cases(source, layout="bids" if _LEVEL.value else "auto"), _CONTRAST.value)
     if _PARTICIPANTS.value:

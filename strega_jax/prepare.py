@@ -13,24 +13,27 @@ folder. The settings are the `preprocess` part of the config. Splits go by subje
 (columns participant_id, split) where there is one, else by --split.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from strega_jax import command
+from strega_jax.config import Run
 from strega_jax.config_help import config_help
 from strega_jax.errors import ConfigError
 from strega_jax.run_config import as_run
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.source import AUTO, BRAIN_HELP
-from strega_jax.scans.splits import SplitRule, subject_splits
-from strega_jax.slices.cohort import prepare_cohort
+from strega_jax.scans.options import AUTO, BRAIN_HELP
 
 _INPUT = flags.DEFINE_string("input", None, "Folder with the scans, or one scan.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the slice store; made if need be.", required=True)
+# A default is loaded with its detector, at once: only fields that are overridden need it.
+_OVERRIDDEN = any(argument.lstrip("-").startswith("config.") for argument in sys.argv)
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parent / "default_config.py"), "Run config whose `preprocess` part is used."
+    "config",
+    str(Path(__file__).parent / "default_config.py") if _OVERRIDDEN else None,
+    "Run config whose `preprocess` part is used. Default: every setting's own.",
 )
 _CONTRASTS = flags.DEFINE_list("contrasts", [], "Prepare these contrasts only, e.g. T1w,T2w. Default: the config's.")
 _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev and test subjects.")
@@ -42,7 +45,12 @@ _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the
 
 def main() -> int:
     """Prepare, report, and say by the exit code whether every scan succeeded."""
-    settings = as_run(_CONFIG.value).preprocess
+    # What a help text does not need is loaded where the work begins.
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.splits import SplitRule, subject_splits
+    from strega_jax.slices.cohort import prepare_cohort
+
+    settings = (Run() if _CONFIG.value is None else as_run(_CONFIG.value)).preprocess
     output = command.output_folder(_OUTPUT.value)
     cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
     rule = SplitRule(**_fractions(_SPLIT.value), seed=_SEED.value)

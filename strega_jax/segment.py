@@ -15,23 +15,20 @@ import collections
 import functools
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.failures import Failures, one_line
 from strega_jax.pipeline import in_threads
-from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.contrast import NAMES, tissue_contrasts
 from strega_jax.scans.files import appearing_in
-from strega_jax.scans.scan import stem
-from strega_jax.scans.source import AUTO, BRAIN_HELP, open_scan, told_contrast
-from strega_jax.tissue import files, mixel, segment
-from strega_jax.tissue.sheet import listed_files, write_sheet
+from strega_jax.scans.options import AUTO, BRAIN_HELP
+
+if TYPE_CHECKING:
+    from strega_jax.scans.case import Case
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +53,12 @@ _SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the
 
 def main() -> int:
     """Segment, report, and say by the exit code whether every scan succeeded."""
+    # What a help text does not need is loaded where the work begins.
+    from tqdm import tqdm
+
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.tissue import files
+
     cases = find_cases(_INPUT.value, [_CONTRAST.value] if _CONTRAST.value else [])
     index, count = command.share(_SHARD.value)
     subjects = set(sorted({case.subject for case in cases})[index::count])
@@ -78,7 +81,11 @@ def main() -> int:
     return 1 if failures.messages else 0
 
 
-def _one(case: Case, output: Path) -> None:
+def _one(case: "Case", output: Path) -> None:
+    from strega_jax.scans.source import open_scan, told_contrast
+    from strega_jax.tissue import files, mixel, segment
+    from strega_jax.tissue.sheet import listed_files, write_sheet
+
     scan = open_scan(case, _CONTRAST.value or "", _BRAIN.value)
     contrast: Any = told_contrast(scan, DEFAULT)
     if _BIDS.value and contrast not in tissue_contrasts():
@@ -108,23 +115,27 @@ def _one(case: Case, output: Path) -> None:
         write_sheet(folder / sheet.name, tissue, scan, sorted(written))
 
 
-def _place(case: Case) -> Path:
+def _place(case: "Case") -> Path:
     """Where under the output a case goes: as under the input, so that equal file names do not meet."""
     root = Path(_INPUT.value)
     return Path() if root.is_file() else case.image.relative_to(root).parent
 
 
-def _name(case: Case) -> str:
+def _name(case: "Case") -> str:
+    from strega_jax.scans.scan import stem
+
     # Several series may lie in one folder.
     return case.name if case.series else stem(case.image)
 
 
-def _sheet(case: Case, output: Path) -> Path:
+def _sheet(case: "Case", output: Path) -> Path:
     return output / _place(case) / f"{_name(case)}_check.png"
 
 
-def _remove_earlier(case: Case, output: Path) -> None:
+def _remove_earlier(case: "Case", output: Path) -> None:
     """Remove the result of an earlier run, which would look like this one's; what is none of ours stays."""
+    from strega_jax.tissue.sheet import listed_files
+
     try:
         for path in listed_files(_sheet(case, output)):
             path.unlink(missing_ok=True)
@@ -134,13 +145,17 @@ def _remove_earlier(case: Case, output: Path) -> None:
 
 def _remove_classes(sheet: Path, name: str) -> None:
     """Remove the fractions of an earlier run, which may have had more classes."""
+    from strega_jax.tissue.sheet import listed_files
+
     for path in listed_files(sheet):
         if path.name.startswith(f"{name}_pve_"):
             path.unlink(missing_ok=True)
 
 
-def _require_apart(cases: list[Case]) -> None:
+def _require_apart(cases: "list[Case]") -> None:
     """Raise ConfigError where two scans would become one BIDS derivative."""
+    from strega_jax.tissue import files
+
     named = collections.defaultdict(list)
     for case in cases:
         named[_place(case), files.bids_stem(_name(case))].append(case.image.name)

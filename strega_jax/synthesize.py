@@ -14,18 +14,17 @@ The output is a BIDS-like folder of images, masks, a sidecar for each image and 
 gives the same voxels; started again it goes on where it stopped.
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
-from tqdm import tqdm
 
 from strega_jax import command
 from strega_jax.errors import ConfigError
-from strega_jax.scans import synthetic
-from strega_jax.scans.anomalies import ANOMALIES
-from strega_jax.scans.case import Case
-from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.looks import LOOKS
-from strega_jax.scans.scan import Scan
-from strega_jax.scans.splits import subject_splits
+
+if TYPE_CHECKING:
+    from strega_jax.scans.case import Case
+    from strega_jax.scans.scan import Scan
+    from strega_jax.scans.synthetic import Recipe
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local", "rendered"], "What is done to the scans.")
@@ -42,12 +41,17 @@ flags.DEFINE_enum("how", "add", ["add", "replace"], "tumour: add to the image (e
 flags.DEFINE_list("sizes_ml", ["1", "5", "20", "50"], "lesion: volumes in millilitres.")
 flags.DEFINE_list("contrasts", ["-0.2", "-0.4", "-0.6"], "lesion: change of intensity in units of the brain's range.")
 flags.DEFINE_float("texture", 0.2, "lesion: SD of the change, as a share of it.", lower_bound=0)
-flags.DEFINE_list("as_contrasts", list(LOOKS), "rendered: contrasts that healthy T1w scans are rendered in.")
-flags.DEFINE_list("anomalies", list(ANOMALIES), "local: kinds of change.")
+flags.DEFINE_list("as_contrasts", [], "rendered: contrasts that healthy T1w scans are rendered in. Default: all.")
+flags.DEFINE_list("anomalies", [], "local: kinds of change. Default: all.")
 
 
 def main() -> int:
     """Make the set; 0 where it is complete."""
+    # What a help text does not need is loaded where the work begins.
+    from tqdm import tqdm
+
+    from strega_jax.scans import synthetic
+
     output = command.output_folder(FLAGS.output)
     recipes = plan(healthy_cases())
     for _ in tqdm(synthetic.make_set(output, recipes, FLAGS.seed, render), total=len(recipes), unit="image"):
@@ -57,7 +61,7 @@ def main() -> int:
     return 0
 
 
-def render(scan: Scan, contrast: str, seed: int) -> Scan:
+def render(scan: "Scan", contrast: str, seed: int) -> "Scan":
     """The healthy scan in another contrast."""
     # The other kinds do not wait for the segmentation's imports.
     from strega_jax.slices.rendering import render_contrasts
@@ -65,8 +69,11 @@ def render(scan: Scan, contrast: str, seed: int) -> Scan:
     return render_contrasts(scan, (contrast,), seed)[contrast]
 
 
-def healthy_cases() -> list[Case]:
+def healthy_cases() -> "list[Case]":
     """The scans to build on: known patients are left out."""
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.splits import subject_splits
+
     cases = [case for case in find_cases(FLAGS.healthy, (FLAGS.contrast,)) if case.healthy is not False]
     if FLAGS.split:
         splits = subject_splits(cases)
@@ -76,8 +83,13 @@ def healthy_cases() -> list[Case]:
     return cases
 
 
-def plan(healthy: list[Case]) -> list[synthetic.Recipe]:
+def plan(healthy: "list[Case]") -> "list[Recipe]":
     """What the flags ask for."""
+    from strega_jax.scans import synthetic
+    from strega_jax.scans.anomalies import ANOMALIES
+    from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.looks import LOOKS
+
     count, controls, seed = FLAGS.count or len(healthy), FLAGS.controls, FLAGS.seed
     if FLAGS.kind == "lesion":
         sizes, contrasts = numbers("sizes_ml"), numbers("contrasts")
@@ -85,9 +97,9 @@ def plan(healthy: list[Case]) -> list[synthetic.Recipe]:
     if FLAGS.kind == "rendered":
         if FLAGS.contrast != "T1w":
             raise ConfigError(f"--kind=rendered renders T1w scans, not --contrast={FLAGS.contrast}")
-        return synthetic.plan_rendered(healthy, FLAGS.as_contrasts, count, seed)
+        return synthetic.plan_rendered(healthy, FLAGS.as_contrasts or list(LOOKS), count, seed)
     if FLAGS.kind == "local":
-        return synthetic.plan_local(healthy, FLAGS.anomalies, count, controls, seed)
+        return synthetic.plan_local(healthy, FLAGS.anomalies or list(ANOMALIES), count, controls, seed)
     if not FLAGS.donors:
         raise ConfigError("--kind=tumour needs --donors, a folder of cases with lesion labels")
     donors = find_cases(FLAGS.donors, (FLAGS.donor_contrast or FLAGS.contrast,))

@@ -17,7 +17,6 @@ stay on a disk (`data.store`), and evaluation is a run of its own, into a folder
 import logging
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -26,13 +25,8 @@ from strega_jax.config import Run
 from strega_jax.config_help import config_help
 from strega_jax.config_names import config_names
 from strega_jax.errors import ConfigError
-from strega_jax.models.calibration import calibrate, save_calibration
-from strega_jax.models.model import load_model
-from strega_jax.models.reference import make_reference, save_reference
 from strega_jax.run_config import as_run
 from strega_jax.scans.files import in_bucket
-from strega_jax.training.inputs import DEMO, open_store, prepare_scans
-from strega_jax.training.loop import total_steps, train
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +49,12 @@ def main() -> int:
         raise ConfigError(f"--config is missing: a file, or one of {', '.join(config_names())}; --help tells more")
     if _CHECKPOINT.value and not _EVALUATE.value:
         raise ConfigError("--checkpoint names what --evaluate evaluates, and training takes none; add --evaluate")
+    # What a help text does not need is loaded where the work begins.
+    import jax
+
+    from strega_jax.training.inputs import open_store, prepare_scans
+    from strega_jax.training.loop import total_steps, train
+
     run = as_run(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}"
     if in_bucket(workdir):
@@ -93,6 +93,8 @@ def _check_bucket(run: Run, workdir: str) -> None:
         raise ConfigError(
             f"--workdir={workdir}: evaluation writes into a folder; name one, and the run by --checkpoint={workdir}"
         )
+    from strega_jax.training.inputs import DEMO
+
     if not run.data.store or run.data.scans == DEMO:
         raise ConfigError(
             f"--workdir={workdir}: slices and the demo's scans must lie on a disk; name a folder for the slices "
@@ -105,6 +107,13 @@ def _describe(run: Run, workdir: str) -> None:
 
     Every process finds it out, so that none has to wait for another; the first writes.
     """
+    import jax
+
+    from strega_jax.models.calibration import calibrate, save_calibration
+    from strega_jax.models.model import load_model
+    from strega_jax.models.reference import make_reference, save_reference
+    from strega_jax.training.inputs import open_store
+
     model, store = load_model(workdir), open_store(run, workdir)
     calibration = calibrate(model, store, run.postprocess) if run.postprocess.needs_calibration else None
     reference = make_reference(model, store)

@@ -68,6 +68,48 @@ def test_the_console_scripts_help_names_every_field_of_the_config_with_what_the_
         assert comment in flat
 
 
+HEAVY = {
+    "jax",
+    "flax",
+    "scipy",
+    "nibabel",
+    "orbax",
+    "grain",
+    "optax",
+    "matplotlib",
+    "skimage",
+    "PIL",
+    "pydicom",
+    "cc3d",
+}
+LOADED = """
+import atexit, importlib, sys
+atexit.register(lambda: print("loaded:", *{name.split(".")[0] for name in sys.modules}))
+importlib.import_module(sys.argv.pop(1)).cli()
+"""
+
+
+@pytest.mark.parametrize("ending", ["--help", "--config=strega --helpp"])
+@pytest.mark.parametrize("script", SCRIPTS.values())
+def test_a_help_text_and_a_misspelt_flag_wait_for_no_library_of_the_work(script, ending):
+    line = [sys.executable, "-c", LOADED, script.split(":")[0], *ending.split()]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    told, _, loaded = done.stdout.partition("loaded: ")
+    assert done.returncode == (ending != "--help")
+    assert ("python -m strega_jax." in told) == (ending == "--help")
+    assert ("Unknown command line flag 'helpp'" in done.stderr) == (ending != "--help")
+    assert not HEAVY & set(loaded.split())
+
+
+def test_the_benchmark_of_start_up_times_a_help_text():
+    line = [sys.executable, ROOT / "benchmarks" / "startup.py", "--runs=1", "--nopredict", "--commands=strega-doctor"]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    rows = [row.strip("|").split("|") for row in done.stdout.splitlines()]
+    ratios = {name.strip(): float(ratio) for name, _, ratio in rows[2:]}
+    assert set(ratios) == {"import jax, flax, scipy, nibabel", "strega-doctor --help", "strega-doctor, misspelt"}
+    assert min(ratios.values()) > 0
+
+
 # A command of two threads that work until the file `stop` is there, and an unneeded line at each step.
 WORK = """
 import pathlib, sys, tempfile, time
@@ -119,19 +161,23 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing_half_written(interrupted):
     assert sorted(path.name for path in folder.rglob("*")) == ["0", "1", "out"]
 
 
-def test_ctrl_c_while_a_command_is_loaded_ends_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("loaded", "told"),
+    [("absl", "interrupted before anything was done"), ("jax._src", "interrupted: what is complete is kept")],
+)
+def test_ctrl_c_while_a_command_is_loaded_ends_in_one_line(loaded, told, tmp_path):
     command_line = [sys.executable, "-X", "importtime", "-m", "strega_jax.doctor"]
     with subprocess.Popen(command_line, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         lines, sent = [], False
         for line in process.stderr:
-            if "jax._src" in line and not sent:  # the package is there, what it needs is still being loaded
+            if loaded in line and not sent:  # the package is there, what it needs is still being loaded
                 process.send_signal(signal.SIGINT)
                 sent = True
             if not line.startswith("import time:"):
                 lines.append(line)
     assert process.returncode == 130
-    assert "".join(lines).strip() == "interrupted before anything was done"
+    assert "".join(lines).strip() == told
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1"])

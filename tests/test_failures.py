@@ -73,7 +73,7 @@ def test_bad_scans_are_told_in_a_line_each_and_every_good_one_is_done(tmp_path, 
     assert result_of(tmp_path, "drawn") == {f"drawn_T1w{ending}" for ending in WHOLE}
     write_brain(tmp_path / "in" / "drawn_T1w.nii.gz", brighter=1)
     (tmp_path / "out" / "blocked_T1w_mask.nii.gz").mkdir()
-    draw, measure = write.write_page, batch.measure
+    draw, measure = batch.write_page, batch.measure
 
     def write_page(path, detection, summary):
         if path.name.startswith("drawn"):
@@ -85,7 +85,7 @@ def test_bad_scans_are_told_in_a_line_each_and_every_good_one_is_done(tmp_path, 
             raise MemoryError
         return measure(detection)
 
-    monkeypatch.setattr(write, "write_page", write_page)
+    monkeypatch.setattr(batch, "write_page", write_page)
     monkeypatch.setattr(batch, "measure", hungry)
     capsys.readouterr()
     assert run_predict(tmp_path, "--pages") == 1

@@ -1,5 +1,7 @@
 """The package's own weights: there, small, described, and finding a lesion in a brain of another source."""
 
+import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +10,7 @@ import pytest
 from nilearn import datasets
 
 import strega_jax
+from strega_jax.errors import CheckpointError
 from strega_jax.evaluation.metrics import dice
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
@@ -75,3 +78,14 @@ def test_the_order_of_the_axes_padding_and_an_oblique_header_change_nothing(open
     tilted = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, -0.15, 0.2), [3.0, -8.0, 5.0]) @ affine
     result = strega_jax.detect(save(tmp_path / "oblique.nii", planted, tilted), opened)
     assert dice(result.mask, wanted) >= 0.99
+
+
+def test_weights_of_another_network_are_told_when_the_model_is_first_used(tmp_path):
+    for file in SHIPPED.iterdir():
+        shutil.copy(file, tmp_path)
+    about = json.loads((tmp_path / "about.json").read_text())
+    about["run"]["model"]["maps"] = [32, 128, 128]
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    other = open_model(tmp_path)
+    with pytest.raises(CheckpointError, match="weights are not of a cce_vae_judge with these settings"):
+        other.model.score(np.zeros((1, 96, 96, 4), np.float32), np.zeros(1, np.float32))

@@ -6,6 +6,7 @@ in which squares inside the brain are hidden. An image's anomaly score is what t
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -294,8 +295,9 @@ def _train(network: Network, variables: Variables, x: Array, method: str) -> tup
     return output, {**variables, **renewed}
 
 
+@functools.partial(jax.jit, static_argnames=("network", "method"))
 def _infer(network: Network, variables: Variables, x: Array, method: str) -> Any:
-    """One pass through half of the network, normalised by the running averages."""
+    """One pass through half of the network, normalised by the running averages; the like of it is traced once."""
     return network.apply(variables, x, method=method)
 
 

@@ -127,6 +127,7 @@ class CceVaeJudge:
         tissue = tissue_scale(batch["images"]) * batch["brain"]
         usual = self._usual(variables, batch)
 
+        @jax.jit  # so that it is traced once
         def judged(tissue: Array, usual: Array) -> Array:
             logits: Any = self._judge.apply(_part(variables, "judge"), _features(tissue, usual))
             return jax.nn.sigmoid(logits)

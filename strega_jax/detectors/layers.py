@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax import cpu
@@ -69,6 +71,20 @@ def _backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Ar
 _convolution.defvjp(_forward, _backward)
 
 
+def parameter(module: nn.Module, name: str, start: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+    """`module.param`, which traces `start` to learn the shape of a parameter that is there: half of tracing a network.
+
+    Raises:
+        ScopeParamShapeError: it is there, with another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, start, shape)
+    value = module.get_variable("params", name)
+    if value.shape != shape:
+        raise ScopeParamShapeError(name, "/".join(module.path), value.shape, shape)
+    return value
+
+
 def initialise(network: nn.Module, key: PRNGKeyArray, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """A network's variables for images of (h, w, c), its kernels drawn from one stream of normal numbers.
 
@@ -106,10 +122,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = parameter(self, "kernel", nn.initializers.he_normal(), shape)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)[None, None, None, :]
         return y
 
@@ -125,8 +141,8 @@ class Halve(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2, 2, 4 * x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), (2, 2, 4 * x.shape[-1], self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         y: Any = padded_conv(space_to_depth(x, 2), kernel.astype(self.dtype), 0)
         return y + bias[None, None, None, :]
@@ -140,8 +156,8 @@ class Double(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        kernel = self.param("kernel", SMALL_NORMAL, (2, 2, x.shape[-1], 4 * self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = parameter(self, "kernel", SMALL_NORMAL, (2, 2, x.shape[-1], 4 * self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = depth_to_space(padded_conv(x.astype(self.dtype), kernel.astype(self.dtype), 1), 2)
         return x[:, 1:-1, 1:-1] + bias[None, None, None, :]
 
@@ -158,8 +174,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         maps = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, maps)
-        bias = self.param("bias", nn.initializers.zeros, maps)
+        scale = parameter(self, "scale", nn.initializers.ones, maps)
+        bias = parameter(self, "bias", nn.initializers.zeros, maps)
         average = self.variable("batch_stats", "mean", jnp.zeros, maps)
         spread = self.variable("batch_stats", "var", jnp.ones, maps)
         x = x.astype(jnp.float32)
@@ -185,7 +201,7 @@ class Activation(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         if self.kind == "leaky_relu":
             return nn.leaky_relu(x, 0.01)
-        slope = self.param("slope", nn.initializers.constant(0.25), ())
+        slope = parameter(self, "slope", nn.initializers.constant(0.25), ())
         return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from strega_jax.detection.found import Detection
 from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
 from strega_jax.detection.session import Part
 from strega_jax.errors import ScanError
+from strega_jax.inference.warm_up import warm_up
 from strega_jax.models.opened import Opened
 from strega_jax.output.files import ResultFiles
 from strega_jax.output.page import write_page
@@ -87,6 +89,7 @@ class _Work:
     skipped: bool = False
     scan: Scan | None = None
     slices: SliceVolume | None = None
+    checks: Future[list[QualityWarning]] | None = None
     warnings: list[QualityWarning] = dataclasses.field(default_factory=list)
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
     detection: Detection | None = None
@@ -141,10 +144,15 @@ def detect_all(
             disk; see `failures.run_error`.
     """
 
+    background = ThreadPoolExecutor(2)
+    warming: list[Future[None]] = []
+
     def read(job: Job) -> _Work:
         work = _Work(job, _made(job, opened, settings))
         work.skipped = not settings.overwrite and _is_complete(job, work.made, settings)
         if not work.skipped:
+            if not warming:
+                warming.append(background.submit(warm_up, opened.model))
             work.scan = job.read()
         return work
 
@@ -152,17 +160,21 @@ def detect_all(
         if work.scan is not None:
             about = opened.model.about
             work.slices = preprocess(work.scan, about.preprocess)
-            work.warnings = scan_warnings(work.scan, work.slices, about.preprocess.contrast)
-            _abstain(work, settings)
+            # Nothing waits for these but what is written.
+            work.checks = background.submit(scan_warnings, work.scan, work.slices, about.preprocess.contrast)
+            if settings.strict:
+                work.warnings = work.checks.result()
+                _abstain(work, settings)
         return work
 
     def detect(work: _Work) -> _Work:
-        if work.scan is not None and work.slices is not None:
+        if work.scan is not None and work.slices is not None and work.checks is not None:
+            warming[0].result()
             work.detection = detect_slices(
                 opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
             )
             work.measured = measure(work.detection)
-            work.warnings = work.warnings + reference_warnings(work.measured, opened.reference)
+            work.warnings = work.checks.result() + reference_warnings(work.measured, opened.reference)
             _abstain(work, settings)
         return work
 
@@ -174,8 +186,9 @@ def detect_all(
             part = Part(job.name, work.detection, tuple(work.warnings)) if keep(job) else None
         return Done(job.name, job.source, job.paths, work.made, work.skipped, ml, tuple(work.warnings), None, part)
 
-    for job, done, error in staged(jobs, (read, segment, detect, write)):
-        yield done if error is None else _failed(job, error)
+    with background:
+        for job, done, error in staged(jobs, (read, segment, detect, write)):
+            yield done if error is None else _failed(job, error)
 
 
 def _failed(job: Job, error: BaseException) -> Done:

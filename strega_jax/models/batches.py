@@ -1,6 +1,7 @@
 """Stored slices → the batches that a detector is given."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,10 @@ from jaxtyping import Array
 
 from strega_jax.detectors.base import Batch
 from strega_jax.slices.brain import brain_of
-from strega_jax.slices.loader import RawBatch
 from strega_jax.slices.store import Normalisation
+
+if TYPE_CHECKING:
+    from strega_jax.slices.loader import RawBatch
 
 DeviceBatch = dict[str, Array]
 
@@ -24,7 +27,7 @@ def to_batch(raw: DeviceBatch, normalisation: Normalisation) -> Batch:
     return {"images": (images - mean) / std, "brain": brain, "position": raw["position"]}
 
 
-def padded_batches(images: np.ndarray, position: np.ndarray, batch_size: int) -> Iterator[tuple[RawBatch, int]]:
+def padded_batches(images: np.ndarray, position: np.ndarray, batch_size: int) -> "Iterator[tuple[RawBatch, int]]":
     """Cut one stack of slices into batches of one fixed size, the last filled up with empty slices.
 
     Yields:

@@ -5,13 +5,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
+from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
@@ -20,9 +19,11 @@ from strega_jax.errors import CheckpointError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
 from strega_jax.models.batches import padded_batches, to_batch
-from strega_jax.models.checkpoint import damage, find_step, other_structure, read_about, unreadable
 from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.store import Normalisation
+
+if TYPE_CHECKING:
+    from etils import epath
 
 # Slices scored at once; every scan is cut into batches of this size, so that one program serves all.
 SCORING_BATCH = 16
@@ -39,7 +40,20 @@ class Model:
 
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[Array, Array]]:
-        return jax.jit(functools.partial(score_and_reconstruct, self.detector, self.about.normalisation))
+        """Compiled, for one batch of slices and its number, by which it is given its share of random numbers."""
+
+        def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, Array]:
+            key = jax.random.fold_in(jax.random.key(self.about.run.seed), number)
+            return score_and_reconstruct(self.detector, self.about.normalisation, variables, raw, key)
+
+        shapes = {"images": (SCORING_BATCH, *self.about.image_shape), "position": (SCORING_BATCH,)}
+        raw = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+        try:
+            return jax.jit(program).lower(self.variables, raw, np.int32(0)).compile()
+        except (FlaxError, KeyError, TypeError, ValueError) as error:  # what the many detectors say of it
+            raise CheckpointError(
+                f"{self.source}: the weights are not of a {self.about.run.detector} with these settings ({error})"
+            ) from error
 
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
@@ -47,7 +61,7 @@ class Model:
         """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too.
 
         Raises:
-            CheckpointError: the slices are not of the shape the model was trained on.
+            CheckpointError: the slices are not of the shape the model was trained on, or the weights of another one.
             ConfigError: this process was forked after JAX had computed.
         """
         require_own_threads()
@@ -56,10 +70,10 @@ class Model:
                 f"{self.source} was trained on slices of {self.about.image_shape}, "
                 f"these are {images.shape[1:]}; prepare them with the checkpoint's own settings"
             )
-        key = jax.random.key(self.about.run.seed)
+        images, position = images.astype(np.float32, copy=False), position.astype(np.float32, copy=False)
         scores, reconstructions = [], []
         for number, (raw, real) in enumerate(padded_batches(images, position, SCORING_BATCH)):
-            score, reconstruction = self._program(self.variables, raw, jax.random.fold_in(key, number))
+            score, reconstruction = self._program(self.variables, raw, np.int32(number))
             scores.append(np.asarray(score)[:real])
             reconstructions.append(np.asarray(reconstruction)[:real])
         return np.concatenate(scores), np.concatenate(reconstructions)
@@ -94,6 +108,9 @@ def load_model(path: PathLike) -> Model:
     Raises:
         CheckpointError: there is none, it is damaged or of another network, or it cannot be read now.
     """
+    # Orbax takes long to load, and weights that come without a checkpoint do not need it.
+    from strega_jax.models.checkpoint import find_step, other_structure, read_about, unreadable
+
     step = find_step(absolute(path))
     _check_sound(step)
     about = read_about(step)
@@ -120,8 +137,10 @@ def load_model(path: PathLike) -> Model:
     return Model(detector, variables, about, str(step))
 
 
-def _read(step: epath.Path, wanted: Any) -> Any:
+def _read(step: "epath.Path", wanted: Any) -> Any:
     """The arrays of a step's state that `wanted` names."""
+    import orbax.checkpoint as ocp
+
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     # This process reads for itself, whatever the others of its job do.
     own = ocp.options.MultiprocessingOptions(
@@ -137,7 +156,9 @@ def _read(step: epath.Path, wanted: Any) -> Any:
         )
 
 
-def _check_sound(step: epath.Path) -> None:
+def _check_sound(step: "epath.Path") -> None:
+    from strega_jax.models.checkpoint import damage, unreadable
+
     try:
         found = damage(step)
     except OSError as error:

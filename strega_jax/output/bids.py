@@ -3,13 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strega_jax.failures import LOG
 from strega_jax.output.files import GROUP_TABLE, ResultFiles, bids_files
-from strega_jax.scans.case import Case
 from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from strega_jax.scans.case import Case
 
 BIDS_VERSION = "1.10.0"
 LEVELS = ("participant", "group")
@@ -17,7 +19,7 @@ LEVELS = ("participant", "group")
 IGNORED = f"*.html\n*_boxes.json\n*_components.csv\n*_seg.dcm\n{GROUP_TABLE}\n{LOG}\n"
 
 
-def derivative_paths(output: Path, case: Case) -> ResultFiles:
+def derivative_paths(output: Path, case: "Case") -> ResultFiles:
     """Where the results of a BIDS scan go: beside one another in `sub-…/[ses-…/]anat`."""
     name = contrast_named(case.contrast)
     suffix = CONTRASTS[name].bids if name else "T1w"

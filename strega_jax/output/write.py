@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def write_result(
     components = components_of(detection)
     summary = summarise(detection, source, components) | dict(record or {})
     summary["page"] = files.page.name if page else ""
-    with files.replacing() as new:
+    with files.replacing() as new, ThreadPoolExecutor(1) as drawing:
+        drawn = drawing.submit(page, new.page, detection, summary) if page else None
         for name, volume in _maps(detection).items():
             write_volume(new.paths()[name], volume, detection.scan)
             if sidecars:
@@ -60,8 +62,8 @@ def write_result(
             from strega_jax.output.dicom_seg import write_segmentation
 
             write_segmentation(new.segmentation, detection, series, source)
-        if page:
-            page(new.page, detection, summary)
+        if drawn is not None:
+            drawn.result()
         written = sorted(path.name for path in new.boxes.parent.iterdir())
         write_json(new.boxes, summary | {"files": written})
 

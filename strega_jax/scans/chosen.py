@@ -7,12 +7,6 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.case import Case
 from strega_jax.scans.contrast import NAMES, contrast_named
 
-CONTRAST_HELP = (
-    "What to read: contrasts, e.g. T1ce,T2w (default: all; scans of unknown contrast count as the one that is named), "
-    "and SCAN=T1ce for a scan whose contrast is known better, SCAN being its name, or a DICOM series' number or "
-    "description."
-)
-
 
 def choose_contrasts(cases: Sequence[Case], chosen: Sequence[str]) -> list[Case]:
     """Keep the contrasts that are asked for, and give scans the contrast that a user knows better.

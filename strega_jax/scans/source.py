@@ -20,6 +20,7 @@ from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.extraction import INSTALL, METHODS, already_extracted, extract_brain, installed_method
 from strega_jax.scans.files import file_sha256
 from strega_jax.scans.geometry import check_geometry
+from strega_jax.scans.options import AUTO, BRAIN_HELP, GIVEN
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
 
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
 
 PathLike = str | os.PathLike[str]
-AUTO, GIVEN = "auto", "given"
-BRAIN_HELP = (
-    "Where the brain is: auto (a brain mask beside the scan, else the image if it is brain-extracted, else brain "
-    "extraction with what is installed), given (the image is brain-extracted; do not check), deepbet or hd-bet (whole "
-    "heads; extract the brain), or the PATH of a brain mask, or of a folder of brain masks with the scans' file names."
-)
 
 
 def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: PathLike = AUTO) -> Scan:
@@ -44,7 +39,7 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
     Args:
         source: an image file, the folder of one DICOM series, a `Case` of `find_cases`, or a `Series`.
         contrast: MR contrast, where it is known better than its name tells.
-        brain: `auto`, `given`, a key of `extraction.METHODS`, or a brain mask; see `BRAIN_HELP`.
+        brain: `auto`, `given`, a key of `extraction.METHODS`, or a brain mask; see `options.BRAIN_HELP`.
 
     Returns:
         The scan, 0 outside the brain.

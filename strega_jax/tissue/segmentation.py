@@ -146,11 +146,11 @@ def segment(
         fields = fit(start)
         # The device is busy with the fields meanwhile.
         fronts = fronts or mixel.wavefronts(mask_box, raster)
+        parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
         if _has_all_classes(fields, n_classes):
             break
     else:
         raise checks.too_few_kinds(n_classes)
-    parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
     keep = tuple(slice(1, 1 + n) for n in inner_shape)
 
     def place(values: Array) -> np.ndarray:
