@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ HELP = frozenset(("--help", "-help", "-?"))
 _ENDING = ("help", "helpshort", "helpfull", "version")
 _OF_ABSL = ("flagfile", "undefok")
 DEFAULT_CACHE = os.path.join("~", ".cache", "strega_jax")
+
+SHARD_HELP = "i/n: do the i-th of n shares of the subjects, 1/n to n/n; for job arrays. One subject is in one share."
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -200,18 +203,22 @@ def _set_up_logging() -> None:
 
 
 def share(text: str | None) -> tuple[int, int]:
-    """Which share of the subjects is this process's: `--shard=i/n`, else its place among the job's processes."""
+    """Which share of the subjects is this process's: `--shard=i/n`, else its place among the job's processes.
+
+    Returns:
+        The share's index, from 0, and how many there are.
+
+    Raises:
+        ConfigError: `text` is not i/n with 1 ≤ i ≤ n.
+    """
     if text is None:
         import jax
 
         return jax.process_index(), jax.process_count()
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError as error:
-        raise ConfigError(f"--shard={text}: i/n is wanted, e.g. 0/4") from error
-    if not 0 <= index < count:
-        raise ConfigError(f"--shard={text}: i must lie between 0 and n − 1")
-    return index, count
+    found = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--shard={text}: i/n is wanted, two numbers with i from 1 to n, e.g. 1/4")
+    return int(found[1]) - 1, int(found[2])
 
 
 def _set_up_devices() -> None:

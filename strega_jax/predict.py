@@ -22,6 +22,7 @@ unforeseen errors are in errors.log beside the results. Research use only.
 import ast
 import collections
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done, and do n
 _PAGES = flags.DEFINE_bool("pages", True, "Write an HTML page for each scan.")
 _LEVEL = flags.DEFINE_enum("analysis_level", None, LEVELS, "As a BIDS app: write derivatives, or their group page.")
 _PARTICIPANTS = flags.DEFINE_list("participant_label", [], "Do these subjects only, with or without 'sub-'.")
+_SHARD = flags.DEFINE_string("shard", None, command.SHARD_HELP)
 _FUSE = flags.DEFINE_bool("fuse", True, "Fuse the contrasts of a subject and date.")
 _DICOM_SEG = flags.DEFINE_bool(
     "dicom_seg", False, "For DICOM series, write a DICOM segmentation too; needs pip install 'strega-jax[dicom]'."
@@ -109,10 +111,13 @@ def main() -> int:
             counts[what + ("failed" if done.error else "skipped" if done.skipped else "done")] += 1
             _tell(done, failures)
     finally:  # a full disk or Ctrl-C ends the run before its end
-        if counts:
+        if counts or not jobs:
             _summarise(output, counts, len(jobs), failures.messages)
     if output.is_dir():
         write_group(output)
+    if _SHARD.value:
+        command_line = shlex.join(["python", "-m", "strega_jax.predict", str(source), str(output), "group"])
+        print(f"Once all shares are done, this lists all results: {command_line}")
     return 1 if failures.messages else 0
 
 
@@ -165,6 +170,7 @@ def _jobs(source: Path, output: Path) -> "list[Job]":
     from strega_jax.output.dicom_seg import require_highdicom
     from strega_jax.scans.chosen import choose_contrasts
     from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.splits import share_of
 
     cases = choose_contrasts(find_cases(source, layout="bids" if _LEVEL.value else "auto"), _CONTRAST.value)
     if _PARTICIPANTS.value:
@@ -178,8 +184,9 @@ def _jobs(source: Path, output: Path) -> "list[Job]":
         if not any(case.series for case in cases):
             raise ConfigError(f"--dicom_seg: {source} holds no DICOM series; leave it out")
     paths = derivative_paths if _LEVEL.value else None
-    jobs = make_jobs(cases, output, _BRAIN.value or AUTO, paths, _DICOM_SEG.value)
     inputs = [path for case in cases for path in (*case.files, case.mask, case.brain) if path]
+    cases = share_of(cases, *command.share(_SHARD.value))
+    jobs = make_jobs(cases, output, _BRAIN.value or AUTO, paths, _DICOM_SEG.value)
     results = [one.paths for one in (*jobs, *group_sessions(jobs))]
     require_apart(results, inputs)
     return jobs

@@ -40,7 +40,7 @@ _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev
 _SEED = flags.DEFINE_integer("seed", 0, "Decides which subject falls into which split.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
 _BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
-_SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
+_SHARD = flags.DEFINE_string("shard", None, command.SHARD_HELP)
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ _N_CLASSES = flags.DEFINE_integer("n_classes", 3, "Number of classes.", lower_bo
 _BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
 _BIDS = flags.DEFINE_bool("bids", False, "Write BIDS derivatives instead of FAST's files.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
-_SHARD = flags.DEFINE_string("shard", None, "i/n: do the i-th of n shares of the subjects (from 0); for job arrays.")
+_SHARD = flags.DEFINE_string("shard", None, command.SHARD_HELP)
 
 
 def main() -> int:
@@ -57,12 +57,11 @@ def main() -> int:
     from tqdm import tqdm
 
     from strega_jax.scans.cohorts import find_cases
+    from strega_jax.scans.splits import share_of
     from strega_jax.tissue import files
 
     cases = find_cases(_INPUT.value, [_CONTRAST.value] if _CONTRAST.value else [])
-    index, count = command.share(_SHARD.value)
-    subjects = set(sorted({case.subject for case in cases})[index::count])
-    mine = [case for case in cases if case.subject in subjects]
+    mine = share_of(cases, *command.share(_SHARD.value))
     output = command.output_folder(_OUTPUT.value)
     if _BIDS.value:
         _require_apart(cases)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -16,10 +17,20 @@ pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's te
 
 
 def predict(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "strega_jax.predict", *map(str, arguments)],
-        capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
+    return predict_at_once(arguments)[0]
+
+
+def predict_at_once(*lines: Sequence[object]) -> list[subprocess.CompletedProcess]:
+    """Start the command once for each of several lines of arguments, then wait for all."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "strega_jax.predict", *map(str, line)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for line in lines
+    ]  # fmt: skip
+    said = [process.communicate(timeout=500) for process in started]
+    return [subprocess.CompletedProcess(p.args, p.returncode, *s) for p, s in zip(started, said, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +41,20 @@ def derivatives(tmp_path_factory) -> Path:
     assert dry.returncode == 0, dry.stderr[-3000:]
     assert dry.stdout.count("to do") == 3
     assert not output.exists()
-    done = predict(
-        cohort, output, "participant", "--checkpoint", model, "--participant-label", "demo001", "sub-demo002",
-        "--samples=2",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 scans done, 0 failed" in done.stdout
+    line = (cohort, output, "participant", "--checkpoint", model, "--participant-label", "demo001", "sub-demo002",
+            "--samples=2")  # fmt: skip
+    shares = predict_at_once((*line, "--shard=1/2"), (*line, "--shard=2/2"))
+    for done in shares:
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "1 scan done, 0 failed" in done.stdout
+        assert f"strega_jax.predict {cohort} {output} group" in done.stdout
     return output
 
 
 def test_a_bids_app_writes_derivatives_on_the_scans_grid(derivatives):
     folder = derivatives / "sub-demo001" / "anat"
     names = {path.name for path in folder.iterdir()}
+    assert len((derivatives / "group.tsv").read_text().splitlines()) == 3
     stem = "sub-demo001_"
     maps = {f"{stem}desc-anomalyT1w_mask", f"{stem}desc-anomalymap_T1w", f"{stem}desc-uncertainty_T1w"}
     assert {name + end for name in maps for end in (".nii.gz", ".json")} <= names

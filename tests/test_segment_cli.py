@@ -64,7 +64,7 @@ def test_batch_goes_on_past_a_bad_scan(study, tmp_path):
     (earlier / "sub-02_T1w_note.nii.gz").write_text("none of ours")
     scan = tmp_path.parent / "in" / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
     scan.write_bytes(scan.read_bytes()[:2000])
-    again = _run(f"--input={tmp_path.parent / 'in'}", f"--output={tmp_path}", "--shard=1/3")
+    again = _run(f"--input={tmp_path.parent / 'in'}", f"--output={tmp_path}", "--shard=2/3")
     assert "0 segmented, 1 failed" in again.stdout
     assert [path.name for path in earlier.iterdir()] == ["sub-02_T1w_note.nii.gz"]
     assert len(list((tmp_path / "sub-01" / "anat").iterdir())) == len(names) + 1
@@ -113,12 +113,12 @@ def test_shares_and_masks(study, tmp_path):
     (tmp_path / "masks").mkdir()
     nib.save(nib.Nifti1Image(inner, head.affine), tmp_path / "masks" / "sub-03_T1w.nii.gz")
     out = tmp_path / "out"
-    done = _run(f"--input={study}", f"--output={out}", f"--brain={tmp_path / 'masks'}", "--shard=2/3", "--n_classes=2")
+    done = _run(f"--input={study}", f"--output={out}", f"--brain={tmp_path / 'masks'}", "--shard=3/3", "--n_classes=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [p.name for p in out.iterdir()] == ["sub-03"]
     seg = np.asarray(nib.load(out / "sub-03" / "anat" / "sub-03_T1w_seg.nii.gz").dataobj)
     assert seg.max() == 2
     np.testing.assert_array_equal(seg > 0, inner > 0)
-    bad = _run(f"--input={study}", f"--output={out}", "--shard=3/3")
+    bad = _run(f"--input={study}", f"--output={out}", "--shard=4/3")
     assert bad.returncode == 1
-    assert bad.stderr.strip().endswith("i must lie between 0 and n − 1")
+    assert bad.stderr.strip().endswith("--shard=4/3: i/n is wanted, two numbers with i from 1 to n, e.g. 1/4")

@@ -1,13 +1,17 @@
 """All scans and patients of one output folder on one page and in one table, most anomaly first."""
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from strega_jax.output.files import GROUP_PAGE, GROUP_TABLE
 from strega_jax.output.html import cell, head, link, section, sortable, write_document
-from strega_jax.scans.files import write_tsv
+from strega_jax.scans.files import walk_files, write_tsv
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +30,29 @@ KINDS = {"contrast": "text", "contrasts": "text", "left_out": "words", "quality_
 def write_group(folder: Path) -> int:
     """Read every complete result below `folder`; write `group.html` and `group.tsv`. How many there are.
 
-    Where there are none, a page and a table of former results are removed.
+    Where there are none, a page and a table of former results are removed. Of processes that write into one folder at
+    once each calls this after its last result, and the last of them lists all.
     """
+    with _alone(folder):
+        return _write(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process reads results and writes their page: an older list must not replace a newer one."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a network's file system without such locks: the group level lists all
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
+
+
+def _write(folder: Path) -> int:
     rows = []
-    for boxes in sorted(folder.rglob("*_boxes.json")):
+    # What another process writes is in a hidden folder until it is complete.
+    for boxes in (path for path in walk_files(folder) if path.name.endswith("_boxes.json")):
         try:
             rows.append(_row(folder, boxes, json.loads(boxes.read_text(encoding="utf-8"))))
         except OSError as error:

@@ -1,10 +1,10 @@
-"""Who trains, who validates, who tests: by subject."""
+"""Who trains, who validates, who tests, and which of several processes does whom: by subject."""
 
 import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.fields import Probability, check_fields
@@ -74,6 +74,21 @@ def subject_splits(
         if splits.setdefault(case.subject, split) != split:
             raise ScanError(f"{case.image}: {case.subject} is in the splits {splits[case.subject]} and {split}")
     return splits
+
+
+def share_of(cases: Sequence[Case], index: int, count: int) -> list[Case]:
+    """The cases of one of `count` shares of the subjects, in order; all dates and contrasts of a subject go together.
+
+    The shares are disjoint, together they are everything, and no two differ by more than one subject. A share is empty
+    where there are fewer subjects than shares.
+
+    Args:
+        cases: all that were found, the same in every process.
+        index: of the share, from 0.
+        count: of the shares.
+    """
+    subjects = set(sorted({case.subject for case in cases})[index::count])
+    return [case for case in cases if case.subject in subjects]
 
 
 def _hashed_split(subject: str, fractions: Mapping[str, float], seed: int) -> str:

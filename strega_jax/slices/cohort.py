@@ -13,7 +13,7 @@ from strega_jax.failures import Failures
 from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
-from strega_jax.scans.splits import SplitRule
+from strega_jax.scans.splits import SplitRule, share_of
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
 
@@ -73,8 +73,7 @@ def prepare_cohort(
     (output / "scans").mkdir(parents=True, exist_ok=True)
     names = {case.name for case in cases}
     _count_others(output, settings, rule, names)
-    subjects = sorted({case.subject for case in cases})[process_index::process_count]
-    mine = [case for case in cases if case.subject in set(subjects)]
+    mine = share_of(cases, process_index, process_count)
     made: dict[str, bool] = {}
     failures = Failures(output)
 

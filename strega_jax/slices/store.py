@@ -99,6 +99,8 @@ def read_entry(store: Path, name: str) -> Entry | None:
         return None
     try:
         return _entry(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None  # another process prepares it anew
     except (ValueError, TypeError, KeyError):
         return None  # of another schema, or damaged: prepared anew
 
