@@ -17,6 +17,7 @@ from small_workdir import small_scan, small_workdir
 import strega_jax
 from strega_jax.errors import CheckpointError, ConfigError, ScanError
 from strega_jax.failures import LOG, DiskFullError, Failures, run_error, told
+from strega_jax.inference import batch
 from strega_jax.inference.batch import Settings, detect_all, is_complete
 from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.opening import open_model
@@ -51,14 +52,14 @@ def test_one_scan_never_ends_a_batch(opened, tmp_path, monkeypatch):
     (source / "alien_T1w.nii.gz").write_text("no image at all")
     (source / "damaged_T1w.nii.gz").write_bytes(small_scan().read_bytes()[:5000])
     (output / "b_T1w_mask.nii.gz" / "in the way").mkdir(parents=True)
-    draw = write.write_page
+    draw = batch.write_page
 
     def fails_for_one(path, detection, summary):
         if "page" in path.name:
             raise ValueError("a page that cannot be drawn")
         draw(path, detection, summary)
 
-    monkeypatch.setattr(write, "write_page", fails_for_one)
+    monkeypatch.setattr(batch, "write_page", fails_for_one)
     settings = Settings(opened.model.about.run.postprocess)
     failures = Failures(output)
     jobs = make_jobs(find_cases(source), output)
