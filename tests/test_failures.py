@@ -121,8 +121,8 @@ def test_a_scan_that_the_device_fails_on_is_named_and_the_others_are_done(tmp_pa
         write_brain(tmp_path / "in" / f"{name}_T1w.nii.gz")
     real, scans = model.score_and_reconstruct, iter("abc")
 
-    def raised(_):
-        if next(scans) == "b":
+    def raised(total):
+        if total and next(scans) == "b":  # there is nothing in what only gets the program ready
             raise ValueError("nothing that the host foresaw")
         return np.float32(0)
 
