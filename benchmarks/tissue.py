@@ -1,7 +1,7 @@
 """Tissue segmentation against dipy's HMRF and ANTs Atropos, alone and after N4, on the same volumes.
 
     pip install strega-jax[benchmark]
-    python benchmarks/tissue.py --image=t1.nii.gz --truth=labels.nii.gz --contrast=T1w
+    python benchmarks/tissue.py --image=t1.nii.gz --reference=labels.nii.gz --contrast=T1w
 
 Each method runs in a process of its own, one after another, on the same brain-extracted image: the first call
 with an empty compile cache (cold), then again (warm); peak resident memory includes Python and the libraries.
@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 _IMAGE = flags.DEFINE_string("image", None, "Brain-extracted NIfTI volume.", required=True)
-_TRUTH = flags.DEFINE_string("truth", None, "Its labels: 1 CSF, 2 GM, 3 WM.")
+_TRUTH = flags.DEFINE_string("reference", None, "Its labels: 1 CSF, 2 GM, 3 WM.")
 _CONTRAST = flags.DEFINE_enum("contrast", "T1w", ["T1w", "T2w"], "MR contrast.")
 _METHODS = flags.DEFINE_list("methods", ["fsl", "robust", "atropos", "n4+atropos", "dipy"], "What to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Warm runs; the fastest counts.", lower_bound=1)

@@ -1,4 +1,4 @@
-"""The letter of the paper (Chatterjee et al. 2022), T1 model.
+"""The method as described in the paper (Chatterjee et al. 2022), T1 model.
 
     python -m strega_jax.train --config=configs/paper_t1.py --workdir=runs/paper_t1 --config.data.scans=SCANS
 

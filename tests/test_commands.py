@@ -44,7 +44,7 @@ def test_one_command_prepares_trains_and_evaluates(trained):
     methods = {row["method"] for row in rows}
     assert {"cce_vae", "tissue class CSF", "intensity threshold"} <= methods
     own = [row for row in rows if row["method"] == "cce_vae"]
-    assert sorted(row["truth_ml"] > 0 for row in own) == [False, True]
+    assert sorted(row["reference_ml"] > 0 for row in own) == [False, True]
     shown = (trained / "stdout.txt").read_text()
     for name in ("results.csv", "report.html", "table.tex", "figures/stages_planted_T1w.png"):
         assert (trained / "evaluation" / name).stat().st_size > 0

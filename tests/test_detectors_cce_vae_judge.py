@@ -56,7 +56,7 @@ def test_the_score_is_the_capped_residual_and_what_is_brighter_times_the_probabi
     part = {name: value["healthy"] for name, value in variables.items()}
     key = jax.random.key(0)
     scale = np.array([1.0, 2.0, 3.0], np.float32)  # CSF, GM, WM
-    above = np.minimum(np.asarray(batch["images"]) @ scale, 3) - np.asarray(VAE.usual(part, batch)) @ scale
+    above = np.minimum(np.asarray(batch["images"]) @ scale, 3) - np.asarray(VAE.atlas_mean(part, batch)) @ scale
     assert np.abs(above).max() > 0.1
     for residual_scale, brighter in ((0.0, 0.0), (0.2, 0.0), (2.0, 0.5), (0.0, 0.5)):
         detector = dataclasses.replace(TINY, residual_scale=residual_scale, brighter=brighter)
@@ -76,7 +76,7 @@ def test_beyond_white_matter_nothing_is_brighter():
     part = {name: value["healthy"] for name, value in variables.items()}
     for images in (white, beyond):
         given = {**batch, "images": images}
-        usual = np.asarray(VAE.usual(part, given)) @ np.array([1, 2, 3, 3], np.float32)
+        usual = np.asarray(VAE.atlas_mean(part, given)) @ np.array([1, 2, 3, 3], np.float32)
         own = np.asarray(detector.score(variables, given, jax.random.key(0))) / detector.probability(variables, given)
         wanted = np.asarray(VAE.score(part, given, jax.random.key(0))) + 0.5 * np.maximum(3 - usual, 0)
         inside = np.asarray(batch["brain"]) > 0

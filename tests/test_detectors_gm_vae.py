@@ -108,7 +108,7 @@ def test_the_tv_weight_chosen_changes_healthy_slices_least(trained):
     detector, variables, _ = trained
     weights = detector.tv_weights
     changes = np.asarray(jax.jit(detector.healthy_changes)(variables, discs()))
-    kept = jax.jit(detector.settle)(variables, discs())["restoration"]["tv_weight"]
+    kept = jax.jit(detector.fit_after_training)(variables, discs())["restoration"]["tv_weight"]
     assert kept == weights[changes.argmin()]
     brain = np.asarray(discs()["brain"]) > 0
     moved = np.abs(jax.jit(detector.restore)(variables, discs()["images"], 2.0) - discs()["images"])

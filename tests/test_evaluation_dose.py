@@ -38,7 +38,7 @@ def test_each_contrast_has_a_curve_of_means_over_sizes(tmp_path):
         own = [r["dice"] for r in rows if (r["dose_ml"], r["dose_contrast"]) == (size, -0.6)]
         assert mean == pytest.approx(np.mean(own))
     assert dose_response(rows[:4]) == []  # one size is no curve
-    table = [{"case": "a", "cohort": "x", "method": "m", "dice": 0.5, "truth_ml": 1.0, "marked_ml": 1.0}]
+    table = [{"case": "a", "cohort": "x", "method": "m", "dice": 0.5, "reference_ml": 1.0, "marked_ml": 1.0}]
     plots = [{"cohort": "x", "method": "m", **plot} for plot in (dice, detected)]
     write_report(tmp_path, {"title": "doses", "rows": table, "dose_response": plots})
     assert "share of lesions detected by lesion size, ml" in (tmp_path / "report.html").read_text()

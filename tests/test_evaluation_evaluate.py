@@ -55,7 +55,7 @@ def test_every_case_is_scored_in_its_place_by_the_model_and_the_baselines(cases,
     detection = detect_scan(opened.model, scan, RUN.postprocess, opened.calibration)
     truth = read_truth(cases[0], scan)
     assert results.scored[0].row["dice"] == dice(detection.mask, truth)
-    for name in ("mask", "truth"):
+    for name in ("mask", "reference"):
         assert results.scored[0].shown.stages[name].sum() > 0
 
 

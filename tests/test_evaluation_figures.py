@@ -30,7 +30,7 @@ def shown_slice(shape: tuple[int, int] = (20, 24), spacing_mm: tuple[float, floa
 def test_slices_are_shown_front_up_left_on_the_left_and_in_their_proportions() -> None:
     image = np.zeros((10, 20), np.uint8)  # h from left to right, w from back to front
     image[:3, 15:] = 255
-    stages = {**shown_slice().stages, **dict.fromkeys(STAGES[:4], image), "mask": image > 0, "truth": image > 0}
+    stages = {**shown_slice().stages, **dict.fromkeys(STAGES[:4], image), "mask": image > 0, "reference": image > 0}
     shown = ShownSlice(stages, (3.0, 1.0), 0.0)
     figure = stage_picture({"z": shown})
     drawn = imread(io.BytesIO(png_bytes(figure, dpi=400)))[:, :, 0]
@@ -60,7 +60,7 @@ def test_methods_stand_side_by_side_between_input_and_truth() -> None:
     shown = shown_slice()
     masks = {"ours": shown.stages["mask"], "theirs": ~shown.stages["mask"]}
     figure = comparison_picture({"sub-1": (shown, masks), "sub-2": (shown, masks)})
-    assert [axis.get_title() for axis in figure.axes[:4]] == ["input", "ours", "theirs", "truth"]
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["input", "ours", "theirs", "reference"]
     for axis, mask in zip(figure.axes[1:3], masks.values(), strict=True):
         opacity = np.asarray(axis.images[1].get_array())[..., 3]
         np.testing.assert_array_equal(opacity > 0, mask.T)
@@ -83,7 +83,7 @@ def test_the_violin_shows_median_quartiles_and_drops_what_is_undefined() -> None
 def test_boxes_are_drawn_around_both_masks() -> None:
     mask, truth = np.zeros((20, 24), bool), np.zeros((20, 24), bool)
     mask[2:5, 3:9] = mask[10:12, 10:12] = truth[2:6, 3:9] = True
-    stages = {**shown_slice().stages, "mask": mask, "truth": truth}
+    stages = {**shown_slice().stages, "mask": mask, "reference": truth}
     figure = boxes_picture({"sub-1": ShownSlice(stages, (1.0, 2.0), 0.0)})
     # In mm from the middle of the slice, which is 20 × 48 mm large.
     drawn = [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in figure.axes[0].patches]

@@ -140,7 +140,7 @@ def test_all_numbers_of_a_volume() -> None:
     assert numbers["auprc"] == pytest.approx(average_precision_score(truth[looked_at], score[looked_at]))
     assert numbers["prevalence"] == pytest.approx(truth.sum() / looked_at.sum())
     assert numbers["dice"] == pytest.approx(dice(mask, truth))
-    assert numbers["truth_ml"] == pytest.approx(truth.sum() * 0.9 * 1.2 * 2.5 / 1000)
+    assert numbers["reference_ml"] == pytest.approx(truth.sum() * 0.9 * 1.2 * 2.5 / 1000)
     assert numbers["false_positive_ml"] == pytest.approx((mask & ~truth).sum() * 0.0027)
     assert numbers["voxel_precision"] == pytest.approx((mask & truth).sum() / mask.sum())
     assert numbers["hd95_mm"] == surface_agreement(mask, truth, SPACING, 1.0).hd95_mm

@@ -46,7 +46,7 @@ def rows() -> list[dict]:
                     "cohort": "brats_T2",
                     "method": method,
                     "dice": float(rng.uniform()) if i else math.nan,
-                    "truth_ml": float(i),
+                    "reference_ml": float(i),
                     "marked_ml": 4.0 + i,
                     "hd95_mm": float(rng.uniform(1, 9)) if i > 1 else math.nan,
                     "false_lesions": 2.0,
@@ -82,13 +82,13 @@ def results(rows: list[dict]) -> dict:
 def test_summaries_equal_pandas_and_keep_empty_truths_apart(rows: list[dict]) -> None:
     frame = pd.DataFrame(rows)
     found = summarise(rows)
-    assert [(s["method"], s["truth"], s["volumes"]) for s in found] == [
+    assert [(s["method"], s["reference"], s["volumes"]) for s in found] == [
         ("cce_vae", "lesions", 5),
         ("cce_vae", "empty", 1),
         ("intensity <b>", "lesions", 5),
         ("intensity <b>", "empty", 1),
     ]
-    own = frame[(frame.method == "cce_vae") & (frame.truth_ml > 0)]
+    own = frame[(frame.method == "cce_vae") & (frame.reference_ml > 0)]
     for name in ("dice", "hd95_mm", "marked_ml"):
         values, expected = found[0]["metrics"][name], own[name].describe()
         assert values["n"] == expected["count"]
@@ -151,7 +151,7 @@ def test_several_trainings_of_a_method_count_a_volume_once(rows: list[dict]) -> 
     assert merged[3]["dice"] == pytest.approx(rows[3]["dice"] + 0.05)
     assert math.isnan(merged[0]["dice"])
     assert not any("seed" in row for row in merged)
-    assert [(s["truth"], s["volumes"]) for s in summarise(again)] == [("lesions", 5), ("empty", 1)]
+    assert [(s["reference"], s["volumes"]) for s in summarise(again)] == [("lesions", 5), ("empty", 1)]
     one = [row["dice"] for row in rows[1:6]]
     assert summarise(again)[0]["metrics"]["dice"]["std"] == pytest.approx(np.std(one, ddof=1))
 
@@ -281,7 +281,7 @@ def test_the_page_opens_and_sorts_in_a_browser(tmp_path: Path, rows: list[dict],
     assert len(console) == 1, console  # the probe's own line: no error, no refused source
     found = json.loads(re.search(r"PROBE(.*)END", console[0])[1])  # pyright: ignore[reportOptionalSubscript]
     assert found["pictures"] == [True] * 4
-    values = sorted(str(row["dice"]) for row in rows if row["truth_ml"])
+    values = sorted(str(row["dice"]) for row in rows if row["reference_ml"])
     rising, falling = found["sorted"]
     assert rising == [*sorted(values, key=float), "", ""]
     assert falling == [*sorted(values, key=float, reverse=True), "", ""]

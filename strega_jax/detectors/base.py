@@ -53,10 +53,10 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class Settling(Protocol):
+class FittedAfterTraining(Protocol):
     """A detector with a setting that is fitted to healthy slices when training is over."""
 
-    def settle(self, variables: Variables, healthy: Batch) -> Variables:
+    def fit_after_training(self, variables: Variables, healthy: Batch) -> Variables:
         """The non-`params` collections with that setting in them; a pure function that can be jitted."""
         ...
 

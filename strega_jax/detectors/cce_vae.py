@@ -162,7 +162,7 @@ class CceVae:
     def _atlas(self) -> TissueAtlas:
         return TissueAtlas(bins=max(1, self.atlas_heights))
 
-    def usual(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
+    def atlas_mean(self, variables: Variables, batch: Batch) -> Float[Array, "b h w c"]:
         """The healthy mean of each brain pixel; 0 outside the brain, and everywhere without an atlas."""
         if not self.atlas_heights:
             return jnp.zeros_like(batch["images"])
@@ -171,13 +171,13 @@ class CceVae:
 
     def _deviations(self, variables: Variables, batch: Batch) -> Float[Array, "b h w d"]:
         """What the network is given: the channels it sees, less their healthy mean."""
-        deviations = batch["images"] - self.usual(variables, batch)
+        deviations = batch["images"] - self.atlas_mean(variables, batch)
         return deviations[..., : deviations.shape[-1] - self.empty_channels]
 
     def _whole(self, variables: Variables, batch: Batch, output: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
         """The network's deviations on top of the healthy mean, empty channels 0."""
         seen = output.shape[-1]
-        known = output + self.usual(variables, batch)[..., :seen]
+        known = output + self.atlas_mean(variables, batch)[..., :seen]
         return jnp.concatenate([known, jnp.zeros_like(batch["images"][..., seen:])], axis=-1)
 
     def _difference(self, target: Array, output: Array) -> Array:

@@ -5,8 +5,8 @@ segmentation put a little more of one tissue. The judge, a small U-Net, learns t
 alone: noise-made anomalies are planted in them and are to be found; changes of appearance are to be ignored
 (`augment.foreign`; after the discriminative subnetwork of Zavrtanik et al. 2021). It sees a slice, its mirror image
 and the healthy mean. The score is the residual times the judge's probability. The VAE rebuilds much of what is
-brighter than usual, white matter where grey matter or fluid belong: what the judge calls foreign may also be weighed
-by its distance from the healthy mean.
+brighter than the mean of healthy brains there, white matter where grey matter or fluid belong: what the judge calls
+foreign may also be weighed by its distance from the healthy mean.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ class CceVaeJudge:
         vae_loss, aux = self._healthy.loss(_part(variables, "healthy"), batch, vae_key, step)
         brain = batch["brain"] > 0
         planted, foreign = plant(plant_key, tissue_scale(batch["images"]), brain, self.planting)
-        features = _features(vary(vary_key, planted, brain), self._usual(variables, batch))
+        features = _features(vary(vary_key, planted, brain), self._atlas_mean(variables, batch))
         judge = _part(variables, "judge")
         result: Any = self._judge.apply(judge, features, train=True, mutable=["batch_stats"])
         logits, renewed = result
@@ -116,7 +116,7 @@ class CceVaeJudge:
         """The VAE's score, brightened and scaled, times the judge's probability; ≥ 0, 0 outside the brain."""
         residual = self._healthy.score(_part(variables, "healthy"), batch, key)
         if self.brighter:
-            above = jnp.minimum(tissue_scale(batch["images"]), 3.0) - self._usual(variables, batch)
+            above = jnp.minimum(tissue_scale(batch["images"]), 3.0) - self._atlas_mean(variables, batch)
             residual = residual + self.brighter * jnp.maximum(above, 0.0)
         if self.residual_scale:
             residual = jnp.minimum(residual / self.residual_scale, 1.0)
@@ -125,15 +125,15 @@ class CceVaeJudge:
     def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
         """How sure the judge is that a pixel is foreign: mean of what it says of the slice and of its mirror image."""
         tissue = tissue_scale(batch["images"]) * batch["brain"]
-        usual = self._usual(variables, batch)
+        atlas_mean = self._atlas_mean(variables, batch)
 
         @jax.jit  # so that it is traced once
-        def judged(tissue: Array, usual: Array) -> Array:
-            logits: Any = self._judge.apply(_part(variables, "judge"), _features(tissue, usual))
+        def judged(tissue: Array, atlas_mean: Array) -> Array:
+            logits: Any = self._judge.apply(_part(variables, "judge"), _features(tissue, atlas_mean))
             return jax.nn.sigmoid(logits)
 
-        mirrored = judged(tissue[:, ::-1], usual[:, ::-1])[:, ::-1]
-        return 0.5 * (judged(tissue, usual) + mirrored) * batch["brain"]
+        mirrored = judged(tissue[:, ::-1], atlas_mean[:, ::-1])[:, ::-1]
+        return 0.5 * (judged(tissue, atlas_mean) + mirrored) * batch["brain"]
 
     def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
         """The config's own."""
@@ -147,9 +147,9 @@ class CceVaeJudge:
     def _judge(self) -> "Judge":
         return Judge(self.maps, self.blocks, jnp.dtype(self.compute_dtype))
 
-    def _usual(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
+    def _atlas_mean(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
         """The healthy mean of each brain pixel on the tissue scale, as far as it is known yet."""
-        return jax.lax.stop_gradient(tissue_scale(self._healthy.usual(_part(variables, "healthy"), batch)))
+        return jax.lax.stop_gradient(tissue_scale(self._healthy.atlas_mean(_part(variables, "healthy"), batch)))
 
 
 class Judge(nn.Module):
@@ -189,10 +189,10 @@ def tissue_scale(images: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
     return images @ values
 
 
-def _features(tissue: Float[Array, "b h w"], usual: Float[Array, "b h w"]) -> Float[Array, "b h w f"]:
+def _features(tissue: Float[Array, "b h w"], atlas_mean: Float[Array, "b h w"]) -> Float[Array, "b h w f"]:
     """Slice, mirror image and healthy mean, each as fractions; slice and mirror image on the tissue scale too."""
     mirror = tissue[:, ::-1]
-    shares = [share for image in (tissue, mirror, usual) for share in _fractions(image)]
+    shares = [share for image in (tissue, mirror, atlas_mean) for share in _fractions(image)]
     return jnp.stack([*shares, tissue / 3.0, mirror / 3.0], axis=-1)
 
 

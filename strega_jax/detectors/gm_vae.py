@@ -68,7 +68,8 @@ class GmVae:
         require(min(self.tv_weights, default=-1) >= 0, "tv_weights", self.tv_weights, "one or more numbers ≥ 0")
 
     def init(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> Variables:
-        """Fresh float32 `params`, and the `tv_weight` in use until `settle` finds one: the middle of those tried.
+        """Fresh float32 `params`, and the `tv_weight` in use until `fit_after_training` finds one: of those tried
+        the middle.
 
         Raises ConfigError when the sides are no multiples of a patch's.
         """
@@ -125,7 +126,7 @@ class GmVae:
         """What was taken away to come from the image to `expected`, inside the brain."""
         return self.residual(batch["images"], expected, batch["brain"])
 
-    def settle(self, variables: Variables, healthy: Batch) -> Variables:
+    def fit_after_training(self, variables: Variables, healthy: Batch) -> Variables:
         """The collection `restoration` with the `tv_weight` that changes healthy slices least."""
         changes = self.healthy_changes(variables, healthy)
         return {"restoration": {"tv_weight": jnp.asarray(self.tv_weights, jnp.float32)[changes.argmin()]}}

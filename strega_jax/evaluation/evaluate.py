@@ -125,7 +125,7 @@ def pictures_of(scored: Sequence[Scored], failures: Failures) -> list[dict[str, 
         cases = spread(ranked, STAGED_CASES)
         pictures += draw_cases(cases, _stages, file_name(f"stages_{cohort}"), caption, failures)
         if lesions:
-            caption = f"Boxes around what was found and around the truth, {cohort}; Dice of the volume above each."
+            caption = f"Boxes around detections and reference segmentation, {cohort}; Dice of the volume above each."
             cases = spread(ranked, BOXED_CASES)
             pictures += draw_cases(cases, _boxes, file_name(f"boxes_{cohort}"), caption, failures)
     return pictures

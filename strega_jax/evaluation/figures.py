@@ -24,7 +24,7 @@ from strega_jax.postprocess import slice_boxes
 
 Curve = tuple[Sequence[float], Sequence[float | None]]  # x and y of its points; y is None where it is undefined
 
-STAGES = ("input", "tissue map", "reconstruction", "residual", "threshold", "mask", "truth")
+STAGES = ("input", "tissue map", "reconstruction", "residual", "threshold", "mask", "reference")
 # Okabe and Ito's palette, told apart by colour-blind readers.
 OURS, TRUTH = "#D55E00", "#009E73"
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
@@ -59,7 +59,7 @@ def stage_picture(rows: Mapping[str, ShownSlice]) -> Figure:
     for line, (name, shown) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name, fontsize=7)
         for axis, stage in zip(line, STAGES, strict=True):
-            if stage in ("mask", "truth"):
+            if stage in ("mask", "reference"):
                 show_slice(axis, shown, "input")
                 show_overlay(axis, shown, shown.stages[stage], OURS if stage == "mask" else TRUTH)
             else:
@@ -75,7 +75,7 @@ def comparison_picture(rows: Mapping[str, tuple[ShownSlice, Mapping[str, Bool[np
     """
     methods = list(next(iter(rows.values()))[1])
     figure, axes = _panels([shown for shown, _ in rows.values()], len(rows), len(methods) + 2)
-    for axis, title in zip(axes[0], ("input", *methods, "truth"), strict=True):
+    for axis, title in zip(axes[0], ("input", *methods, "reference"), strict=True):
         axis.set_title(title, fontsize=8)
     for line, (name, (shown, masks)) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name, fontsize=7)
@@ -83,12 +83,12 @@ def comparison_picture(rows: Mapping[str, tuple[ShownSlice, Mapping[str, Bool[np
             show_slice(axis, shown, "input")
         for axis, method in zip(line[1:-1], methods, strict=True):
             show_overlay(axis, shown, masks[method], OURS)
-        show_overlay(line[-1], shown, shown.stages["truth"], TRUTH)
+        show_overlay(line[-1], shown, shown.stages["reference"], TRUTH)
     return figure
 
 
 def boxes_picture(panels: Mapping[str, ShownSlice], columns: int = 4) -> Figure:
-    """Boxes around what is marked and around the truth, on the input (paper, figs. 6–7); one panel a slice."""
+    """Boxes around detections and reference segmentation, on the input (paper, figs. 6–7); one panel a slice."""
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     lines = 1 + max(name.count("\n") for name in panels)
@@ -102,9 +102,12 @@ def boxes_picture(panels: Mapping[str, ShownSlice], columns: int = 4) -> Figure:
     for axis, (name, shown) in zip(axes.flat, panels.items(), strict=False):
         show_slice(axis, shown, "input")
         axis.set_title(name, fontsize=7)
-        for stage, colour, style in (("truth", TRUTH, "solid"), ("mask", OURS, (0, (3, 1.5)))):
+        for stage, colour, style in (("reference", TRUTH, "solid"), ("mask", OURS, (0, (3, 1.5)))):
             show_boxes(axis, shown, shown.stages[stage], colour, style)
-    handles = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=OURS, ls=(0, (3, 1.5)), label="found")]
+    handles = [
+        Line2D([], [], color=TRUTH, label="reference"),
+        Line2D([], [], color=OURS, ls=(0, (3, 1.5)), label="found"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
@@ -170,8 +173,8 @@ def violin_plot(values: Mapping[str, Sequence[float]], label: str = "Dice") -> F
 
 
 def froc_plot(curves: Mapping[str, Curve]) -> Figure:
-    """Lesion sensitivity against false-positive marks a volume, one curve a method or cohort (`lesions.froc`)."""
-    return _lines(curves, "false-positive marks a volume", "lesion sensitivity", steps=True)
+    """Lesion sensitivity against false-positive detections a volume, one curve a method or cohort (`lesions.froc`)."""
+    return _lines(curves, "false-positive detections a volume", "lesion sensitivity", steps=True)
 
 
 def dose_response_plot(curves: Mapping[str, Curve], dose: str, response: str) -> Figure:

@@ -148,7 +148,7 @@ def box_agreement(mask: Bool[np.ndarray, "x y z"], truth: Bool[np.ndarray, "x y 
     """Boxes slice by slice, the paper's assistive use (figs. 6–7).
 
     Returns:
-        `box_iou`: mean over the truth's boxes of the best intersection over union with a marked box of the slice;
+        `box_iou`: mean over the reference's boxes of the best intersection over union with a marked box of the slice;
         `box_hit_rate`: share of the truth's boxes whose best is at least `MIN_BOX_IOU`; `false_boxes`: marked boxes
         that reach it with no box of the truth. The first two are NaN when the truth is empty.
     """

@@ -1,7 +1,7 @@
 """Voxel and surface metrics of one volume, and ranking metrics over slices or subjects.
 
-What is not defined is NaN, never 0 or 1: Dice of an empty truth, AUROC without both classes. Empty truths are
-summarised apart (`table.summarise`).
+What is not defined is NaN, never 0 or 1: Dice of an empty reference segmentation, AUROC without both classes. Empty
+ones are summarised apart (`table.summarise`).
 """
 
 from typing import NamedTuple

@@ -186,7 +186,7 @@ def _by_what_varies(curves: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, 
         yield cohort, {curve["method"]: curve for curve in curves if curve["cohort"] == cohort}
 
 
-GROUP = ("cohort", "method", "truth", "volumes")
+GROUP = ("cohort", "method", "reference", "volumes")
 
 
 def _summary_section(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -201,8 +201,8 @@ def _summary_section(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(line)
     return section(
         "Summary",
-        "<p>Mean ± standard deviation over volumes. Best Dice is fitted on each volume's own truth: an upper bound, "
-        "no result. Volumes with an empty truth have lines of their own.</p>"
+        "<p>Mean ± standard deviation over volumes. Best Dice is fitted on each volume's own reference segmentation: "
+        "an upper bound, no result. Volumes with an empty reference segmentation have lines of their own.</p>"
         + _table([*GROUP, *(name for name in SUMMARY_METRICS if any(name in line for line in lines))], lines),
     )
 

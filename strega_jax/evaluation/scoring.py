@@ -260,13 +260,13 @@ def _baselines(detection: Detection, truth: Bool[np.ndarray, "x y z"], own: Row)
         **class_masks(detection.slices.tissue),
         "intensity threshold": bright_mask(scan, detection.slices.brain),
     }
-    truth_ml = float(truth.sum() * scan.voxel_ml)
+    reference_ml = float(truth.sum() * scan.voxel_ml)
     return [
         {
             **about,
             "method": name,
             "dice": dice(mask, truth),
-            "truth_ml": truth_ml,
+            "reference_ml": reference_ml,
             "marked_ml": float(mask.sum() * scan.voxel_ml),
         }
         for name, mask in masks.items()

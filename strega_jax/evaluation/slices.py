@@ -45,7 +45,7 @@ def shown_slice(detection: Detection, truth: Bool[np.ndarray, "x y z"], settings
         "residual": _grey(detection.score[:, :, z], 0.0, float(max(detection.score.max(), 1e-6))),
         "threshold": _uncleaned(detection, settings)[:, :, z],
         "mask": detection.mask[:, :, z],
-        "truth": truth[:, :, z],
+        "reference": truth[:, :, z],
     }
     box = _box(brain, scan.spacing_mm)
     middle = scan.affine @ [*(n / 2 for n in scan.data.shape[:2]), z, 1]

@@ -52,7 +52,7 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """One summary for each cohort and method, and one more for its volumes with an empty truth, if it has any.
+    """One summary for each cohort and method, and one more for its volumes with an empty reference segmentation.
 
     A volume counts once: of several trainings (column `seed`) the mean over them.
 
@@ -72,14 +72,14 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
         for truth, part, metrics in (("lesions", lesions, names), ("empty", empty, kept)):
             if part:
                 values = {name: _spread([row[name] for row in part if name in row]) for name in metrics}
-                group = {"cohort": cohort, "method": method, "truth": truth, "volumes": len(part)}
+                group = {"cohort": cohort, "method": method, "reference": truth, "volumes": len(part)}
                 summaries.append({**group, "metrics": values})
     return summaries
 
 
 def _truth_is_empty(row: Row) -> bool:
-    if "truth_ml" in row:
-        return row["truth_ml"] == 0
+    if "reference_ml" in row:
+        return row["reference_ml"] == 0
     return row.get("dice") is None or not math.isfinite(row["dice"])
 
 
@@ -140,7 +140,7 @@ def files_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
 
 def text_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
     """`mean ± std` in aligned columns, for the terminal."""
-    header = ["cohort", "method", "truth", "volumes", *metrics]
+    header = ["cohort", "method", "reference", "volumes", *metrics]
     lines = [header, *([*_group(s), *(_mean_std(s, name, "±") for name in metrics)] for s in summaries)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
@@ -152,7 +152,7 @@ def latex_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
         "% needs \\usepackage{booktabs}",
         f"\\begin{{tabular}}{{llll{'r' * len(metrics)}}}",
         "\\toprule",
-        " & ".join(_latex(called(name)) for name in ("cohort", "method", "truth", "volumes", *metrics)) + " \\\\",
+        " & ".join(_latex(called(name)) for name in ("cohort", "method", "reference", "volumes", *metrics)) + " \\\\",
         "\\midrule",
     ]
     for summary in summaries:
@@ -163,7 +163,7 @@ def latex_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
 
 
 def _group(summary: Summary) -> list[str]:
-    return [str(summary[name]) for name in ("cohort", "method", "truth", "volumes")]
+    return [str(summary[name]) for name in ("cohort", "method", "reference", "volumes")]
 
 
 def _mean_std(summary: Summary, name: str, sign: str) -> str:

@@ -63,7 +63,7 @@ def score_volume_and_lesions(
         "dice": dice(mask, truth),
         "voxel_sensitivity": hits / positives if positives else math.nan,
         "voxel_precision": hits / marked if marked else math.nan,
-        "truth_ml": positives * voxel_ml,
+        "reference_ml": positives * voxel_ml,
         "marked_ml": marked * voxel_ml,
         "false_positive_ml": (marked - hits) * voxel_ml,
         "auprc": ranking.average_precision(),

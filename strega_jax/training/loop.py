@@ -20,9 +20,9 @@ from strega_jax.slices.loader import training_batches
 from strega_jax.slices.store import SliceStore
 from strega_jax.training import mesh as meshes
 from strega_jax.training.checkpoints import Checkpoints
+from strega_jax.training.fit_after import fitted_after_training
 from strega_jax.training.meter import Meter
 from strega_jax.training.metrics import MetricsLog
-from strega_jax.training.settle import settled
 from strega_jax.training.state import TrainState, init_state, make_optimizer
 from strega_jax.training.step import make_train_step
 from strega_jax.training.termination import Termination
@@ -87,14 +87,12 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
             log.info("%s", parameter_table(state.params))
         step_function = make_train_step(detector, optimizer, run, store.normalisation, mesh)
         validator = Validator(detector, store, mesh, run)
-        settle = functools.partial(settled, detector, store, mesh)
+        fit = functools.partial(fitted_after_training, detector, store, mesh)
         leader = jax.process_index() == 0
         log_context = MetricsLog(workdir, int(state.step)) if leader else contextlib.nullcontext()
         tracer = Tracer(workdir / "profile" if profile and leader else None)
         with log_context as metrics_log, Termination() as termination, tracer, contextlib.closing(batches):
-            loop = Loop(
-                run, step_function, validator, settle, mesh, about, checkpoints, metrics_log, termination, tracer
-            )
+            loop = Loop(run, step_function, validator, fit, mesh, about, checkpoints, metrics_log, termination, tracer)
             return loop.run(state, batches)
 
 
@@ -118,7 +116,7 @@ class Loop:
     run_config: Run
     step_function: Any
     validator: Validator
-    settle: Callable[[TrainState], TrainState]  # done once, after the last step
+    fit: Callable[[TrainState], TrainState]  # done once, after the last step
     mesh: jax.sharding.Mesh
     about: About
     checkpoints: Checkpoints
@@ -148,7 +146,7 @@ class Loop:
                 if save or validate:
                     self.report(pending, meter, bar, settings.log_every, total)  # never save a diverged state
                     pending = None
-                    state = self.settle(state) if step == total else state
+                    state = self.fit(state) if step == total else state
                 if validate:
                     self.validator(step, state, self.metrics_log)
                     meter.restart()
