@@ -39,7 +39,7 @@ from benchmarks import predict_time, step_timing
 from benchmarks.augment import FULL, jax_round, slices
 from strega_jax import command
 from strega_jax.augment import augment
-from strega_jax.config import Run
+from strega_jax.config import Augment, Run
 from strega_jax.detectors import build
 from strega_jax.errors import ConfigError
 from strega_jax.tissue import segment
@@ -77,11 +77,23 @@ class Settings:
     augment_s: float = 2.0  # of a run of the augmentation
     every: int = 1  # voxel of the 1 mm scan that is kept, along each axis
     model: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of the network
+    types: tuple[str, ...] = TYPES  # that steps compute in, bfloat16 among them
+    augment: Augment = FULL  # of the train step
     slow_parts: bool = True  # torch.compile and prediction
     peaks: tuple[float, float] | None = None  # TFLOP/s, bfloat16 and TF32; None: by the device's name
 
 
-TINY_SETTINGS = Settings(32, 4, 2, 1, 0.05, every=4, model={"maps": (4,), "latent": 4}, slow_parts=False)
+TINY_SETTINGS = Settings(
+    32,
+    4,
+    2,
+    1,
+    0.05,
+    every=4,
+    model={"maps": (4,), "latent": 4},
+    augment=Augment(flip_left_right=0.5),
+    slow_parts=False,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +169,7 @@ def no_torch() -> str:
 def whole_step(settings: Settings, compute_dtype: str, devices: int) -> tuple[float, step_timing.Timed]:
     """Slices a second of what training runs, on the first `devices`, and the step."""
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
-    run = Run(model=settings.model, compute_dtype=compute_dtype, augment=FULL)  # pyright: ignore[reportArgumentType]
+    run = Run(model=settings.model, compute_dtype=compute_dtype, augment=settings.augment)  # pyright: ignore[reportArgumentType]
     images = settings.slices * devices
     timed = step_timing.train_step(run, mesh, settings.size, images, settings.steps)
     return settings.steps * images / median_s(timed.advance, settings.rounds), timed
@@ -184,14 +196,12 @@ def peaks_of(device_kind: str) -> tuple[float, float] | None:
     return next((peaks for name, peaks in PEAKS.items() if name in device_kind), None)
 
 
-def scaling(settings: Settings) -> Iterator[Row]:
-    """The bfloat16 step on 1, 2, 4, … devices and on all, with as many images on each."""
+def scaling(settings: Settings, alone: float) -> Iterator[Row]:
+    """The bfloat16 step on 1, 2, 4, … devices and on all, with as many images on each; `alone`: slices/s of one."""
     available = jax.device_count()
     counts = sorted({2**i for i in range(int(math.log2(available)) + 1)} | {available})
-    alone = 0.0
     for count in counts:
-        rate, _ = whole_step(settings, "bfloat16", count)
-        alone = alone or rate
+        rate = alone if count == 1 else whole_step(settings, "bfloat16", count)[0]
         share = f"{100 * rate / (count * alone):.1f} % of {count} × one device"
         yield Row(f"train step, bfloat16, devices: {count}", rate, "slices/s", note=share)
 
@@ -216,15 +226,23 @@ def scan_to_mask(settings: Settings) -> Iterator[Row]:
 
 def measure(settings: Settings) -> list[Row]:
     """All rows, printed as they come."""
-    parts: list[Iterator[Row]] = [augmentation(settings)]
-    parts += [against_torch(settings, kind) for kind in TYPES]
-    parts += [training(settings, kind) for kind in TYPES]
-    parts += [scaling(settings), scan_to_mask(settings)]
-    rows = []
-    for part in parts:
-        for row in part:
+    rows: list[Row] = []
+
+    def told(part: Iterator[Row]) -> None:
+        for measured in part:
+            # What is asked of a card says nothing of anything else.
+            row = measured if jax.default_backend() == "gpu" else dataclasses.replace(measured, bar=None)
             print(row.line(), flush=True)
             rows.append(row)
+
+    told(augmentation(settings))
+    for kind in settings.types:
+        told(against_torch(settings, kind))
+    for kind in settings.types:
+        told(training(settings, kind))
+    alone = next(row.value for row in rows if row.what == "train step, bfloat16")
+    told(scaling(settings, alone or math.nan))
+    told(scan_to_mask(settings))
     return rows
 
 
