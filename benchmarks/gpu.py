@@ -129,10 +129,10 @@ def median_s(call: Callable[[], Any], rounds: int) -> float:
 
 def augmentation(settings: Settings) -> Iterator[Row]:
     """All seven transforms, on four times the images of a step."""
-    arrays = tuple(jnp.asarray(x) for x in slices(4 * settings.slices, settings.size))
+    images, brain = (jnp.asarray(x) for x in slices(4 * settings.slices, settings.size))
     for masks, what in ((False, "image alone"), (True, "image and brain mask")):
         step = jax.jit(lambda key, x, b, masks=masks: augment(key, x, b, FULL)[: 2 if masks else 1])
-        runs = [jax_round(step, *arrays, masks, settings.augment_s)[1] for _ in range(settings.rounds + 2)]
+        runs = [jax_round(step, images, brain, masks, settings.augment_s)[1] for _ in range(settings.rounds + 2)]
         yield Row(f"augmentation, {what}", statistics.median(runs[2:]), "slices/s", 50_000)
 
 
