@@ -42,10 +42,10 @@ SECONDS = flags.DEFINE_float("seconds", 20.0, "time given to each contender", lo
 WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "most worker processes that TorchIO may use")
 
 
-def slices(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (count, 256, 256, 1) and masks (count, 256, 256)."""
-    axis = np.linspace(-1, 1, SIZE)
-    brain = np.broadcast_to(np.hypot(*np.meshgrid(axis, axis)) < 0.8, (count, SIZE, SIZE))
+def slices(count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Images (count, size, size, 1) and masks (count, size, size)."""
+    axis = np.linspace(-1, 1, size)
+    brain = np.broadcast_to(np.hypot(*np.meshgrid(axis, axis)) < 0.8, (count, size, size))
     values = np.random.default_rng(0).normal(size=brain.shape).astype(np.float32)
     return np.where(brain, values, values.min())[..., None], brain
 

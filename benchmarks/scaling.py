@@ -19,17 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import PartitionSpec
 
+from benchmarks import step_timing
 from strega_jax import command
 from strega_jax.config import Run
-from strega_jax.detectors import build
-from strega_jax.slices.store import Normalisation
 from strega_jax.training import mesh as meshes
-from strega_jax.training.state import init_state, make_optimizer
-from strega_jax.training.step import make_train_step
 
 SIZE = flags.DEFINE_integer("size", 64, "Side of the square images, in pixels.")
 BATCH = flags.DEFINE_integer("batch", 32, "Images a step, over all devices.")
@@ -40,29 +38,20 @@ ROWS = ((1, 1), (2, 1), (4, 1), (8, 1), (2, 2))  # devices, processes
 
 def measure() -> dict[str, Any]:
     """Median seconds of a step and of the gradients' all-reduce, and the compiled step's reductions."""
-    run, mesh, shape = Run(), meshes.data_mesh(), (SIZE.value, SIZE.value, 1)
-    detector = build(run.detector, run.model)
-    optimizer = make_optimizer(run.optimiser, detector, 1)
+    mesh = meshes.data_mesh()
+    timed = step_timing.train_step(Run(), mesh, SIZE.value, BATCH.value // jax.process_count())
     whole = meshes.replicated(mesh)
-    state = jax.jit(lambda: init_state(detector, optimizer, run.optimiser, shape, 0), out_shardings=whole)()
-    step = make_train_step(detector, optimizer, run, Normalisation((0.0,), (1.0,)), mesh)
-    share = BATCH.value // jax.process_count()
-    images = np.random.default_rng(jax.process_index()).random((share, *shape)).astype(np.float16)
-    batch = meshes.shard_batch(mesh, {"images": images, "position": np.zeros(share, np.float32)})
-    gradients = jax.jit(lambda tree: jax.tree.map(lambda x: x * 1, tree), out_shardings=whole)(state.params)
+    zeros = jax.jit(
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), timed.gradients_like), out_shardings=whole
+    )
+    gradients = zeros()
     sums = jax.jit(
         jax.shard_map(
             lambda tree: jax.lax.psum(tree, "data"), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec()
         )
     )
-    compiled = step.lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
-    reductions = len(re.findall(r"= .* all-reduce(?:-start)?\(", compiled.as_text()))
-
-    def advance() -> None:
-        nonlocal state
-        state, _ = jax.block_until_ready(compiled(state, batch))
-
-    return {"step": median(advance), "reduce": median(lambda: jax.block_until_ready(sums(gradients))),
+    reductions = len(re.findall(r"= .* all-reduce(?:-start)?\(", timed.compiled.as_text()))
+    return {"step": median(timed.advance), "reduce": median(lambda: jax.block_until_ready(sums(gradients))),
             "reductions": reductions}  # fmt: skip
 
 

@@ -1,0 +1,300 @@
+"""The tables and pictures of docs/reproduction.md, from result files alone.
+
+    python -m benchmarks.reproduction --results=results --training=runs/paper_t1
+    python -m benchmarks.reproduction --results=results --training=runs/paper_t1 --page=docs/reproduction.md
+
+RESULTS/NAME is a folder that `strega_jax.train --evaluate` (as --workdir) or `strega_jax.compare` (as --output) wrote
+for one model; the names that count are the first column of the tables. A folder that is missing makes "not run".
+--training is the workdir of a run of configs/paper_t1.py, finished or not. With --page the tables are put in their
+places in that file, and the pictures into images/ beside it.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from strega_jax import command
+from strega_jax.errors import ConfigError, StregaError
+from strega_jax.evaluation.figures import png_bytes
+from strega_jax.scans.files import replacing
+from strega_jax.training.metrics import read_metrics
+
+RESULTS = flags.DEFINE_string("results", "results", "Folder with a folder of results for each run.")
+TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py.")
+PAGE = flags.DEFINE_string("page", "", "Put tables and pictures into this page.")
+
+NOT_RUN = "not run"
+CONTROLS = "controls T1w"
+# Chatterjee et al. 2022, Dice, mean ± SD: tables 1 and 2; CSF class: section 4.2. "T1" of its BraTS is T1ce.
+COLUMNS = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "mood_toy T2w", "eq15 T2w", "brats T2w")
+HEADINGS = ("MOOD toy, T1", "synthetic, T1", "BraTS T1ce", "MOOD toy, T2", "synthetic, T2", "BraTS T2w")
+PAPER = {
+    "SkipAE": ("0.443 ± 0.136", "0.498 ± 0.164", "0.209 ± 0.113", "0.517 ± 0.145", "0.498 ± 0.173", "0.221 ± 0.101"),
+    "GMVAE": ("0.657 ± 0.121", "0.711 ± 0.105", "0.337 ± 0.124", "0.699 ± 0.121", "0.701 ± 0.121", "0.340 ± 0.167"),
+    "ceVAE": ("0.633 ± 0.145", "0.690 ± 0.164", "0.356 ± 0.132", "0.724 ± 0.145", "0.712 ± 0.132", "0.350 ± 0.071"),
+    "ceVAE (with StRegA preprocessing)": (
+        "0.724 ± 0.132", "0.710 ± 0.111", "0.520 ± 0.108", "0.797 ± 0.099", "0.783 ± 0.111", "0.522 ± 0.135"
+    ),
+    "StRegA": ("0.737 ± 0.098", "0.723 ± 0.134", "0.531 ± 0.112", "0.856 ± 0.098", "0.859 ± 0.112", "0.642 ± 0.101"),
+    "CSF class of the tissue map alone": ("–", "–", "0.196 ± 0.116", "–", "–", "0.202 ± 0.137"),
+}  # fmt: skip
+# Where ours are looked for: the folder for the T1 columns and that for the T2 columns.
+RUNS = {
+    "SkipAE": ("skip_ae_t1", "skip_ae_t2"),
+    "GMVAE": ("gm_vae_t1", "gm_vae_t2"),
+    "ceVAE": ("ce_vae_t1", "ce_vae_t2"),
+    "ceVAE (with StRegA preprocessing)": ("ce_vae_strega_t1", "ce_vae_strega_t2"),
+    "StRegA": ("paper_t1", "paper_t2"),
+    "CSF class of the tissue map alone": ("default", "default"),
+}
+CSF = "tissue class CSF"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One row from the paper to the default: what differs from the row above, and the postprocessing it asks for."""
+
+    what: str
+    settings: Mapping[str, Any] | None = None  # None: not of the packaged weights
+
+    def flags(self) -> str:
+        """As `strega_jax.train` takes them."""
+        return " ".join(f"--config.postprocess.{name}={value}" for name, value in (self.settings or {}).items())
+
+
+OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appearance_mm": 0.0}
+PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
+STEPS = {
+    "paper_t1": Step("all as described: `configs/paper_t1.py`"),
+    "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | {"scope": "slice"}),
+    "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
+    "otsu_volume_refined": Step("anomaly map smoothed, mirror image subtracted", OTSU | {"scope": "volume"}),
+    "healthy": Step(
+        "threshold that 1 % of healthy voxels exceed, no Otsu",
+        OTSU | {"threshold": "healthy", "false_positive_rate": 0.01},
+    ),
+    "hysteresis": Step(
+        "seeds that 0.05 % of healthy voxels exceed, grown to 0.3 of the peak", OTSU | {"threshold": "hysteresis"}
+    ),
+    "default": Step("components from 2 ml, fitted to the patient's intensities: the default", {}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The results of one run."""
+
+    results: Mapping[str, Any]
+    masks: Path
+
+    @functools.cached_property
+    def method(self) -> str:
+        """The model's; the baselines come after it."""
+        return self.results["rows"][0]["method"]
+
+    def numbers(self, cohort: str, metric: str, method: str = "") -> list[float]:
+        """One a volume, where it is defined."""
+        rows = [
+            row for row in self.results["rows"] if row["cohort"] == cohort and row["method"] == (method or self.method)
+        ]
+        return [row[metric] for row in rows if row.get(metric) is not None]
+
+    def dice(self, cohort: str, method: str = "") -> str:
+        """Mean ± SD (volumes)."""
+        values = self.numbers(cohort, "dice", method)
+        if not values:
+            return NOT_RUN
+        spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.3f}{spread} ({len(values)})"
+
+    def marked_slices(self) -> str:
+        """Of the healthy brains' axial slices with a score, the share with a mark."""
+        marked = scored = 0
+        for row in self.results["rows"]:
+            if row["cohort"] != CONTROLS or row["method"] != self.method:
+                continue
+            mask, score = (_slices_with(self.masks / f"{row['case']}{end}") for end in ENDS)
+            marked, scored = marked + int((mask & score).sum()), scored + int(score.sum())
+        return f"{100 * marked / scored:.0f} %" if scored else NOT_RUN
+
+
+ENDS = ("_mask.nii.gz", "_desc-anomalymap.nii.gz")
+
+
+def _slices_with(path: Path) -> np.ndarray:
+    """Whether each axial slice holds a value above 0."""
+    image = nibabel.as_closest_canonical(nibabel.load(path))  # pyright: ignore[reportArgumentType]
+    return np.asarray((np.asarray(image.dataobj) > 0).any(axis=(0, 1)))
+
+
+def read(folder: Path) -> Evaluation | None:
+    """The results under a workdir or a folder of `compare`; None where there are none.
+
+    Raises:
+        StregaError: they were made with another postprocessing than the row of that name is about.
+    """
+    path = next((p for p in (folder / "evaluation" / "results.json", folder / "results.json") if p.exists()), None)
+    if path is None:
+        return None
+    found = Evaluation(json.loads(path.read_text(encoding="utf-8")), path.parent / "masks")
+    step = STEPS.get(folder.name)
+    for name, wanted in ((step and step.settings) or {}).items():
+        used = found.results["about"].get(f"postprocess.{name}")
+        if used != wanted:
+            raise StregaError(f"{path}: made with postprocess.{name}={used}, its row is of {wanted}; evaluate again")
+    return found
+
+
+def paper_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
+    """The paper's tables, ours under each line."""
+    lines = [f"| | | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 2) + "|"]
+    for model, values in PAPER.items():
+        found = [runs.get(RUNS[model][i // 3]) for i in range(6)]
+        method = CSF if model.startswith("CSF") else ""
+        ours = [run.dice(cohort, method) if run else NOT_RUN for run, cohort in zip(found, COLUMNS, strict=True)]
+        lines += [f"| {model} | paper | {' | '.join(values)} |", f"| | here | {' | '.join(ours)} |"]
+    return lines
+
+
+def steps_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
+    """From the paper as described to the default, one change a row."""
+    lines = [
+        "| run | what is new in this row | BraTS T1ce | BraTS T2w | marked in a healthy brain, ml: mean, median, range "
+        "| healthy brains with a mark | their slices with a mark |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, step in STEPS.items():
+        run = runs.get(name)
+        cells = [NOT_RUN] * 5
+        if run:
+            ml = run.numbers(CONTROLS, "marked_ml")
+            cells[:2] = run.dice("brats T1ce"), run.dice("brats T2w")
+            if ml:
+                spread = f"{np.mean(ml):.1f}, {np.median(ml):.1f}, {min(ml):.1f}–{max(ml):.1f}"
+                cells[2:] = spread, f"{sum(x > 0 for x in ml)} of {len(ml)}", run.marked_slices()
+        lines.append(f"| `{name}` | {step.what} | {' | '.join(cells)} |")
+    return lines
+
+
+def commands() -> list[str]:
+    """What made the rows of the packaged weights."""
+    line = (
+        "python -m strega_jax.train --evaluate --config=configs/strega.py --checkpoint=strega_jax/weights \\\n"
+        "    --config.data.lesions=\"('brats/',)\" --config.data.contrasts=\"('T1ce','T2w')\" \\\n"
+        "    --config.data.scans=ixi/ --config.data.controls=20 --workdir=results/NAME FLAGS"
+    )
+    rows = [f"# {name}: {step.flags() or 'no flags'}" for name, step in STEPS.items() if step.settings is not None]
+    return ["```bash", line, *rows, "```"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How far a training is: held-out reconstruction term of eq. 14 at epochs."""
+
+    epochs: float  # done
+    planned: float
+    size: int  # side of the slices, pixels
+    errors: Sequence[tuple[float, float]]  # epoch, validation_rec
+
+    @classmethod
+    def read(cls, workdir: str) -> "Training | None":
+        """None where nothing was logged yet."""
+        config, log = Path(workdir, "config.json"), Path(workdir, "metrics.jsonl")
+        if not workdir or not config.exists() or not log.exists():
+            return None
+        run = json.loads(config.read_text(encoding="utf-8"))
+        training, slices, lines = run["training"], run["training_slices"]["slices"], read_metrics(workdir)
+        epoch = training["batch_size"] / slices
+        planned = training["steps"] * epoch if training["steps"] else training["epochs"]
+        errors = [(line["step"] * epoch, line["validation_rec"]) for line in lines if "validation_rec" in line]
+        done = max((line["step"] for line in lines), default=0) * epoch
+        return cls(min(done, planned), planned, run["preprocess"]["size"], errors)
+
+    def lines(self, most: int = 8) -> list[str]:
+        """A sentence, a table of at most so many of the validations, and their picture."""
+        told = f"{self.epochs:.1f} of {self.planned:g} epochs done, slices of {self.size}×{self.size}."
+        if not self.errors:
+            return [f"{told} No validation yet."]
+        pick = np.unique(np.linspace(0, len(self.errors) - 1, most).astype(int))
+        epochs, errors = zip(*(self.errors[i] for i in pick), strict=True)
+        return [told, "", f"| epoch | {' | '.join(f'{x:.2g}' for x in epochs)} |", "|---" * (len(pick) + 1) + "|",
+                f"| held-out error | {' | '.join(f'{x:,.0f}' for x in errors)} |", "",
+                "![Held-out error over epochs](images/reproduction_training.png)"]  # fmt: skip
+
+    def picture(self) -> Figure | None:
+        """Error over epochs; None before the first validation."""
+        if not self.errors:
+            return None
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axis = figure.subplots()
+        axis.plot(*zip(*self.errors, strict=True), marker=".", color="black")
+        axis.set(xlabel=f"epoch (of {self.planned:g})", ylabel="held-out reconstruction term", xlim=(0, self.planned))
+        return figure
+
+
+def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
+    """One point a healthy brain: what each postprocessing marks; None without a run."""
+    shown = {name: run.numbers(CONTROLS, "marked_ml") for name, run in runs.items() if run and name in STEPS}
+    shown = {name: ml for name, ml in shown.items() if ml}
+    if not shown:
+        return None
+    figure = Figure(figsize=(6.5, 0.5 + 0.4 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    for row, ml in enumerate(shown.values()):
+        axis.plot(ml, row + np.linspace(-0.2, 0.2, len(ml)), ".", color="#0072B2", markersize=4)
+        axis.plot([np.median(ml)] * 2, [row - 0.35, row + 0.35], color="#D55E00")
+    axis.set(yticks=range(len(shown)), yticklabels=list(shown), xlabel="marked in a healthy brain, ml; line: median")
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set(xlim=(-0.2, 2 * max(map(max, shown.values())) + 1), xticks=(0, 1, 10, 100), xticklabels=(0, 1, 10, 100))
+    axis.invert_yaxis()
+    return figure
+
+
+def put(page: str, tables: Mapping[str, Sequence[str]]) -> str:
+    """The page with each table between `<!-- NAME -->` and `<!-- /NAME -->`. Raises ConfigError without a place."""
+    for name, lines in tables.items():
+        block = f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->"
+        page, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, page, flags=re.DOTALL)
+        if count != 1:
+            raise ConfigError(f"--page: {count} places <!-- {name} --> … <!-- /{name} -->, one is wanted")
+    return page
+
+
+def main() -> int:
+    """Print all tables; with --page write them and the pictures."""
+    root = Path(RESULTS.value)
+    if not root.is_dir():
+        raise ConfigError(f"--results={root}: no such folder")
+    runs = {name: read(root / name) for name in {*STEPS, *(n for pair in RUNS.values() for n in pair)}}
+    runs = {name: runs[name] for name in [*STEPS, *(n for n in runs if n not in STEPS)]}
+    training = Training.read(TRAINING.value)
+    tables = {"paper": paper_table(runs), "steps": steps_table(runs), "commands": commands(),
+              "training": training.lines() if training else [f"{NOT_RUN}."]}  # fmt: skip
+    for name, lines in tables.items():
+        print(f"## {name}\n\n" + "\n".join(lines) + "\n")
+    if PAGE.value:
+        page = Path(PAGE.value)
+        text = put(page.read_text(encoding="utf-8"), tables)
+        pictures = {
+            "healthy": healthy_picture(runs),
+            "training": training.picture() if training and training.errors else None,
+        }
+        for name, figure in pictures.items():
+            if figure:
+                with replacing(page.parent / "images" / f"reproduction_{name}.png") as temporary:
+                    temporary.write_bytes(png_bytes(figure, dpi=100))
+        page.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
