@@ -17,7 +17,7 @@ from strega_jax.models.opening import open_model
 from strega_jax.output.write import components_of
 from strega_jax.postprocess import Component
 from strega_jax.scans.contrast import Contrast
-from strega_jax.scans.source import AUTO, open_scan
+from strega_jax.scans.source import AUTO, choose_lender, open_scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,8 @@ def detect_session(
     """
     opened = checkpoint if isinstance(checkpoint, Opened) else open_model(checkpoint)
     settings = _settings(opened, postprocess)
-    parts = [_part(path, opened, contrast, brain, settings) for contrast, path in paths.items()]
+    lender = choose_lender(paths)
+    parts = [_part(path, opened, contrast, brain, settings, lender=lender) for contrast, path in paths.items()]
     fused = fuse_parts(parts, settings, opened.calibration)
     found = fused.detection
     scan = found.scan
@@ -161,8 +162,9 @@ def _part(
     brain: str | os.PathLike[str],
     settings: Postprocess,
     samples: int = 0,
+    lender: str | os.PathLike[str] | None = None,
 ) -> Part:
-    scan = open_scan(path, contrast or "", brain)
+    scan = open_scan(path, contrast or "", brain, lender)
     found = detect_scan(opened.model, scan, settings, opened.calibration, samples=samples)
     warnings = detection_warnings(found, opened.model.about.preprocess.contrast, opened.reference)
     return Part(scan.path.name, found, tuple(warnings))

@@ -7,7 +7,7 @@ from pathlib import Path
 from strega_jax.inference.batch import Job
 from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.scans.case import Case
-from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
+from strega_jax.scans.source import AUTO, PathLike, choose_lender, open_scan, scan_digest
 
 
 def make_jobs(
@@ -26,11 +26,19 @@ def make_jobs(
         paths: where a case's results go; default: by its name, directly in `output`.
         segmentation: write the masks of DICOM series as DICOM SEG, too.
     """
+    sessions: dict[tuple[str, str, str], dict[str, Case]] = {}
+    for case in cases:
+        sessions.setdefault((case.cohort, case.subject, case.session), {}).setdefault(case.contrast, case)
+
+    def lender(case: Case) -> Case | None:
+        chosen = choose_lender(sessions[case.cohort, case.subject, case.session])
+        return None if chosen is None or (chosen.contrast == case.contrast and chosen != case) else chosen
+
     return [
         Job(
             name=case.name,
-            read=functools.partial(open_scan, case, brain=brain),
-            digest=functools.partial(scan_digest, case, brain),
+            read=functools.partial(open_scan, case, brain=brain, lender=lender(case)),
+            digest=functools.partial(scan_digest, case, brain, lender(case)),
             source=case.image,
             paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,

@@ -17,17 +17,15 @@ HEAD_RADIUS_MM = 80.0
 LEAST_GAIN = 1.1
 
 
-def move_mask(
-    mask: Bool[np.ndarray, "x y z"], from_scan: Scan, to_scan: Scan, *, refine: bool = False
-) -> Bool[np.ndarray, "i j k"]:
-    """A mask of one scan on the grid of another scan of the same head.
+def move_mask(mask: Bool[np.ndarray, "x y z"], from_scan: Scan, to_scan: Scan) -> Bool[np.ndarray, "i j k"]:
+    """A mask of one scan on the grid of another scan of the same head, which may have moved in between.
+
+    The motion is the rigid one that gives the most mutual information.
 
     Args:
         mask: on `from_scan`'s canonical grid.
         from_scan: the scan that the mask was made for.
         to_scan: the scan that needs it; of any grid and contrast.
-        refine: look for the rigid motion between the two scans that gives the most mutual information, where the head
-            moved in between; the affines alone know nothing of it.
 
     Returns:
         The mask on `to_scan`'s canonical grid.
@@ -35,7 +33,7 @@ def move_mask(
     Raises:
         ScanError: nothing of the mask lies in `to_scan`.
     """
-    motion = _head_motion(mask, from_scan, to_scan) if refine else np.eye(4)
+    motion = _head_motion(mask, from_scan, to_scan)
     index = np.linalg.inv(motion @ from_scan.affine) @ to_scan.affine
     moved = ndimage.affine_transform(mask.astype(np.float32), index, output_shape=to_scan.data.shape, order=1)
     if not (moved > 0.5).any():

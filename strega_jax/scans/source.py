@@ -4,13 +4,16 @@ Every command and the API come through `open_scan`, so that one file gives one a
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.background import remove_background
@@ -20,6 +23,7 @@ from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.extraction import INSTALL, METHODS, already_extracted, extract_brain, installed_method
 from strega_jax.scans.files import file_sha256
 from strega_jax.scans.geometry import check_geometry
+from strega_jax.scans.mask_transfer import move_mask
 from strega_jax.scans.options import AUTO, BRAIN_HELP, GIVEN
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
@@ -28,9 +32,17 @@ if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
 
 PathLike = str | os.PathLike[str]
+Source = TypeVar("Source")
+# Contrasts whose brain the other scans of a session take, the first there is.
+LENDING = ("T1w", "T1ce")
 
 
-def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: PathLike = AUTO) -> Scan:
+def open_scan(
+    source: "PathLike | Case | Series",
+    contrast: str = "",
+    brain: PathLike = AUTO,
+    lender: "PathLike | Case | Series | None" = None,
+) -> Scan:
     """Read one scan, find out its contrast and cut out its brain.
 
     The contrast is the one asked for, else what the file's name or BIDS entities say, else what the DICOM header says,
@@ -40,6 +52,8 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
         source: an image file, the folder of one DICOM series, a `Case` of `find_cases`, or a `Series`.
         contrast: MR contrast, where it is known better than its name tells.
         brain: `auto`, `given`, a key of `extraction.METHODS`, or a brain mask; see `options.BRAIN_HELP`.
+        lender: a scan of the same session, see `choose_lender`: of a whole head its brain is moved here, where that can
+            be done, and none is extracted.
 
     Returns:
         The scan, 0 outside the brain.
@@ -51,20 +65,21 @@ def open_scan(source: "PathLike | Case | Series", contrast: str = "", brain: Pat
     """
     chosen = require_contrast(contrast) if contrast else ""
     case = _case_of(source)
-    if case.series is None:
-        scan = read_scan(case.image)
-    else:
-        from strega_jax.scans.dicom import read_series
-
-        scan = read_series(case.series)
+    scan = _read(case)
     scan = dataclasses.replace(scan, contrast=chosen or case.contrast)
+    find = functools.partial(_brain_of, case, None if lender is None else _case_of(lender), scan)
     if os.fspath(brain) == GIVEN:
         return dataclasses.replace(scan, data=remove_background(scan.data), brain=GIVEN)
     if os.fspath(brain) in METHODS:
         method = os.fspath(brain)
-        return dataclasses.replace(scan, data=remove_background(scan.data, extract_brain(scan, method)), brain=method)
+        return dataclasses.replace(scan, data=remove_background(scan.data, find(method)), brain=method)
     mask = case.brain if os.fspath(brain) == AUTO else mask_for(scan.path, Path(brain))
-    return _auto(scan) if mask is None else cut_out(scan, mask)
+    return _auto(scan, find) if mask is None else cut_out(scan, mask)
+
+
+def choose_lender(contrasts: Mapping[str, Source]) -> Source | None:
+    """Of the scans of one session, by contrast, the one whose brain the others take; None: each has its own."""
+    return next((contrasts[name] for name in LENDING if name in contrasts), None)
 
 
 def mask_for(scan: Path, brain: Path) -> Path:
@@ -90,12 +105,7 @@ def cut_out(scan: Scan, mask: Path) -> Scan:
     Raises:
         ScanError: the mask cannot be read, is empty, or lies on another voxel grid.
     """
-    volume = read_scan(mask, allow_constant=True)
-    check_geometry(scan, volume)
-    inside = volume.data > 0
-    if not inside.any():
-        raise ScanError(f"{mask}: an empty brain mask; give the brain's")
-    return dataclasses.replace(scan, data=remove_background(scan.data, inside), brain=mask.name)
+    return dataclasses.replace(scan, data=remove_background(scan.data, _inside(scan, mask)), brain=mask.name)
 
 
 def told_contrast(scan: Scan, trained: str) -> str:
@@ -113,10 +123,12 @@ def scan_files(case: Case, brain: PathLike = AUTO) -> Sequence[Path]:
     return (*case.files, *([mask] if mask else ()))
 
 
-def scan_digest(case: Case, brain: PathLike = AUTO) -> str:
-    """A text that changes with the files of a scan, its brain mask, and how its brain is to be found."""
+def scan_digest(case: Case, brain: PathLike = AUTO, lender: Case | None = None) -> str:
+    """A text that changes with the files of a scan, its brain mask, and how and where its brain is to be found."""
     # A missing file is the reader's to tell of.
-    parts = [file_sha256(path) for path in scan_files(case, brain) if path.is_file()]
+    lent = lender is not None and lender != case and os.fspath(brain) in (AUTO, *METHODS)
+    files = [*scan_files(case, brain), *(scan_files(lender) if lent else ())]
+    parts = [file_sha256(path) for path in files if path.is_file()]
     parts += [os.fspath(brain)] if os.fspath(brain) in (GIVEN, *METHODS) else []
     return parts[0] if len(parts) == 1 else hashlib.sha256("+".join(parts).encode()).hexdigest()
 
@@ -133,8 +145,43 @@ def _case_of(source: "PathLike | Case | Series") -> Case:
     return case_of_file(Path(source))
 
 
-def _auto(scan: Scan) -> Scan:
-    """The scan as it is where it is brain-extracted, else the brain that the first method installed finds."""
+def _read(case: Case) -> Scan:
+    if case.series is None:
+        return read_scan(case.image)
+    from strega_jax.scans.dicom import read_series
+
+    return read_series(case.series)
+
+
+def _inside(scan: Scan, mask: Path) -> Bool[np.ndarray, "x y z"]:
+    volume = read_scan(mask, allow_constant=True)
+    check_geometry(scan, volume)
+    inside = volume.data > 0
+    if not inside.any():
+        raise ScanError(f"{mask}: an empty brain mask; give the brain's")
+    return inside
+
+
+def _brain_of(case: Case, lender: Case | None, scan: Scan, method: str) -> Bool[np.ndarray, "x y z"]:
+    """The brain of a whole head: the lender's, moved to it, else what `method` finds."""
+    if lender is not None:
+        try:
+            whole, brain = _lent(lender, method, scan_digest(lender))
+            return brain if lender == case else move_mask(brain, whole, scan)
+        except ScanError as error:
+            logging.warning("%s: the brain of %s is of no use for it: %s", scan.path, lender.name, error)
+    return extract_brain(scan, method)
+
+
+@functools.lru_cache(maxsize=1)  # the scans of a session follow one another
+def _lent(lender: Case, method: str, _digest: str) -> tuple[Scan, Bool[np.ndarray, "x y z"]]:
+    """The lender's image, the skull on, and its brain."""
+    scan = _read(lender)
+    return scan, extract_brain(scan, method) if lender.brain is None else _inside(scan, lender.brain)
+
+
+def _auto(scan: Scan, find: Callable[[str], Bool[np.ndarray, "x y z"]]) -> Scan:
+    """The scan as it is where it is brain-extracted, else the brain that is found with the first method installed."""
     scan = dataclasses.replace(scan, data=remove_background(scan.data))
     reason = why_not_extracted(scan.data, scan.spacing_mm)
     if not reason:
@@ -144,7 +191,7 @@ def _auto(scan: Scan) -> Scan:
         raise ScanError(
             f"{scan.path}: the image does not look brain-extracted: {reason}. For whole heads: {INSTALL}; or {WAY_OUT}"
         )
-    brain = extract_brain(scan, method)
+    brain = find(method)
     if already_extracted(scan, brain):
         logging.info("%s: %s, yet there is no skull in it; taken as it is", scan.path, reason)
         return dataclasses.replace(scan, brain=GIVEN)
