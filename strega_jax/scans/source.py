@@ -1,6 +1,7 @@
 """The one door for scans: whatever a user calls a scan → an image, its contrast, and its brain alone.
 
-Every command and the API come through `open_scan`, so that one file gives one answer wherever it enters.
+Every command and the API come through `open_scan`, so that one file gives one answer wherever it enters; but a whole
+head in a session takes the brain that another contrast lends.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from absl import logging
@@ -77,7 +78,7 @@ def open_scan(
     return _auto(scan, find) if mask is None else cut_out(scan, mask)
 
 
-def choose_lender(contrasts: Mapping[str, Source]) -> Source | None:
+def choose_lender(contrasts: Mapping[Any, Source]) -> Source | None:
     """Of the scans of one session, by contrast, the one whose brain the others take; None: each has its own."""
     return next((contrasts[name] for name in LENDING if name in contrasts), None)
 
@@ -105,7 +106,12 @@ def cut_out(scan: Scan, mask: Path) -> Scan:
     Raises:
         ScanError: the mask cannot be read, is empty, or lies on another voxel grid.
     """
-    return dataclasses.replace(scan, data=remove_background(scan.data, _inside(scan, mask)), brain=mask.name)
+    volume = read_scan(mask, allow_constant=True)
+    check_geometry(scan, volume)
+    inside = volume.data > 0
+    if not inside.any():
+        raise ScanError(f"{mask}: an empty brain mask; give the brain's")
+    return dataclasses.replace(scan, data=remove_background(scan.data, inside), brain=mask.name)
 
 
 def told_contrast(scan: Scan, trained: str) -> str:
@@ -126,8 +132,9 @@ def scan_files(case: Case, brain: PathLike = AUTO) -> Sequence[Path]:
 def scan_digest(case: Case, brain: PathLike = AUTO, lender: Case | None = None) -> str:
     """A text that changes with the files of a scan, its brain mask, and how and where its brain is to be found."""
     # A missing file is the reader's to tell of.
-    lent = lender is not None and lender != case and os.fspath(brain) in (AUTO, *METHODS)
-    files = [*scan_files(case, brain), *(scan_files(lender) if lent else ())]
+    files = [*scan_files(case, brain)]
+    if lender is not None and lender != case and os.fspath(brain) in (AUTO, *METHODS):
+        files += lender.files
     parts = [file_sha256(path) for path in files if path.is_file()]
     parts += [os.fspath(brain)] if os.fspath(brain) in (GIVEN, *METHODS) else []
     return parts[0] if len(parts) == 1 else hashlib.sha256("+".join(parts).encode()).hexdigest()
@@ -153,15 +160,6 @@ def _read(case: Case) -> Scan:
     return read_series(case.series)
 
 
-def _inside(scan: Scan, mask: Path) -> Bool[np.ndarray, "x y z"]:
-    volume = read_scan(mask, allow_constant=True)
-    check_geometry(scan, volume)
-    inside = volume.data > 0
-    if not inside.any():
-        raise ScanError(f"{mask}: an empty brain mask; give the brain's")
-    return inside
-
-
 def _brain_of(case: Case, lender: Case | None, scan: Scan, method: str) -> Bool[np.ndarray, "x y z"]:
     """The brain of a whole head: the lender's, moved to it, else what `method` finds."""
     if lender is not None:
@@ -177,7 +175,7 @@ def _brain_of(case: Case, lender: Case | None, scan: Scan, method: str) -> Bool[
 def _lent(lender: Case, method: str, _digest: str) -> tuple[Scan, Bool[np.ndarray, "x y z"]]:
     """The lender's image, the skull on, and its brain."""
     scan = _read(lender)
-    return scan, extract_brain(scan, method) if lender.brain is None else _inside(scan, lender.brain)
+    return scan, extract_brain(scan, method)
 
 
 def _auto(scan: Scan, find: Callable[[str], Bool[np.ndarray, "x y z"]]) -> Scan:
