@@ -11,7 +11,7 @@ from typing import Any
 
 from strega_jax.output.files import GROUP_PAGE, GROUP_TABLE
 from strega_jax.output.html import cell, head, link, section, sortable, write_document
-from strega_jax.scans.files import walk_files, write_tsv
+from strega_jax.scans.files import UNFINISHED, write_tsv
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _write(folder: Path) -> int:
     rows = []
-    # What another process writes is in a hidden folder until it is complete.
-    for boxes in (path for path in walk_files(folder) if path.name.endswith("_boxes.json")):
+    for boxes in sorted(folder.rglob("*_boxes.json")):
+        if any(part.startswith(UNFINISHED) for part in boxes.relative_to(folder).parts):
+            continue  # another process has not come to its end with it
         try:
             rows.append(_row(folder, boxes, json.loads(boxes.read_text(encoding="utf-8"))))
         except OSError as error:

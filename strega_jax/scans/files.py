@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # an exported model runs where etils is not installed
     from etils import epath
 
 PathLike = str | os.PathLike[str]
+UNFINISHED = ".writing-"  # begins the name of a folder whose files are not complete yet
 
 
 def in_bucket(path: PathLike) -> bool:
@@ -82,7 +83,7 @@ def walk_files(root: Path) -> list[Path]:
 def replacing(path: PathLike) -> Iterator[Path]:
     """Give a temporary path of the same name; what was written there becomes `path` when the block ends well."""
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
@@ -104,7 +105,7 @@ def appearing_in(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
         temporary = Path(name)
         yield temporary
         if before is not None:
