@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 BIDS_VERSION = "1.10.0"
 LEVELS = ("participant", "group")
-# What BIDS has no name for: pages, component tables, boxes and DICOM.
-IGNORED = f"*.html\n*_boxes.json\n*_components.csv\n*_seg.dcm\n{GROUP_TABLE}\n{LOG}\n"
+# What BIDS has no name for: pages, component tables, boxes, DICOM and maps of several contrasts.
+IGNORED = f"*.html\n*_boxes.json\n*_components.csv\n*_seg.dcm\n*_desc-fusedanomalymap.*\n{GROUP_TABLE}\n{LOG}\n"
 
 
 def derivative_paths(output: Path, case: "Case") -> ResultFiles:
