@@ -3,11 +3,12 @@
     python -m strega_jax.train --config=configs/strega.py --workdir=runs/strega --config.data.scans=IXI
 
 Differs from the method as described in the paper where the data ask for it. Training brains (2 mm, T1w) and patients
-(1 mm or thick slices, T1ce, T2w) differ in pose, spacing and contrast: every scan is segmented after its intensities are
-windowed, and its CSF, GM and WM fractions are sampled on one 2 mm grid after affine alignment to MNI152, beside what
-lies beyond white matter. The VAE models deviations from the healthy mean of each place; a judge, which learnt on noise planted in
-healthy slices what is foreign, weighs its residual and what is brighter than white matter there; hemispheres are
-compared; a lesion grows from seeds that healthy brains hardly ever reach, and ends where its intensities do.
+(1 mm or thick slices, T1ce, T2w) differ in pose, spacing and contrast: every scan is segmented after its intensities
+are windowed, and its CSF, GM and WM fractions are sampled on one 2 mm grid after affine alignment to MNI152, beside
+what lies beyond white matter. The VAE models deviations from the healthy mean of each place; a judge, which learnt on
+noise planted in healthy slices what is foreign, weighs its residual and what is brighter than white matter there;
+hemispheres are compared; a lesion grows from seeds that healthy brains hardly ever reach, and ends where its
+intensities do.
 
 Measured with 140 training brains of IXI (Hammersmith, 3 T, 2 mm), 35 minutes on two CPU cores: mean Dice 0.66 on seven
 BraTS T1ce volumes, 0.79 on four T2w, 0.87 on six FLAIR, 0.86 on the seven patients' contrasts together, 0.59 on twelve
