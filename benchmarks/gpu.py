@@ -2,7 +2,7 @@
 
     pip install -U 'jax[cuda12]' && pip install -e '.[demo]'     # for the comparison also torch, built for CUDA
     python -m benchmarks.gpu                                     # writes docs/gpu.md
-    python -m benchmarks.gpu --tiny --output=try.md              # the same rows, tiny, on any machine
+    python -m benchmarks.gpu --tiny --table=try.md              # the same rows, tiny, on any machine
 
 Each figure is the median of `--rounds` runs, each waited for, after two that are not counted. The default network and
 PyTorch's copy of it take turns; each run of theirs is ten steps. Images and scan are made here, from noise and from
@@ -44,7 +44,7 @@ from strega_jax.detectors import build
 from strega_jax.errors import ConfigError
 from strega_jax.tissue import segment
 
-OUTPUT = flags.DEFINE_string("output", "", "Where the table is written; default: docs/gpu.md, on a GPU alone.")
+OUTPUT = flags.DEFINE_string("table", "", "Where the table is written; default: docs/gpu.md, on a GPU alone.")
 TINY = flags.DEFINE_bool(
     "tiny", False, "Tiny sizes, no torch.compile, no prediction: to try the command on any device."
 )
@@ -289,7 +289,7 @@ def main() -> int:
     if jax.default_backend() != "gpu" and not (TINY.value and OUTPUT.value):
         raise ConfigError(
             f"JAX computes on {jax.default_backend()}: there is no GPU to measure. With a card, install what JAX needs "
-            "for it (pip install -U 'jax[cuda12]'); to try the command here, add --tiny --output=FILE.md"
+            "for it (pip install -U 'jax[cuda12]'); to try the command here, add --tiny --table=FILE.md"
         )
     settings = TINY_SETTINGS if TINY.value else Settings(SIZE.value, SLICES.value, ROUNDS.value, peaks=_given_peaks())
     write(output, settings)

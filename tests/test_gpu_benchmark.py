@@ -48,5 +48,5 @@ def test_a_bar_is_a_least_rate_or_a_longest_time(gpu):
 
 
 def test_without_a_gpu_no_figures_are_written(gpu):
-    with flagsaver.flagsaver(tiny=False, output=""), pytest.raises(ConfigError, match="no GPU to measure"):
+    with flagsaver.flagsaver(tiny=False, table=""), pytest.raises(ConfigError, match="no GPU to measure"):
         gpu.main()

@@ -159,7 +159,8 @@ def test_thick_sagittal_slices_are_told(prepared, every, told):
     part = tuple(slice(None, None, step) for step in every)
     data, matrix = np.ascontiguousarray(scan.data[part]), scan.affine @ np.diag([*every, 1.0])
     thick = dataclasses.replace(Scan.from_array(data, matrix, scan.path), contrast="T1w", forms=scan.forms)
-    own = dataclasses.replace(changed(slices, pve=slices.tissue.pve[part]), brain=slices.brain[part])
+    volumes = {name: of[part] for name, of in vars(slices.tissue).items() if np.ndim(of) >= 3}
+    own = dataclasses.replace(changed(slices, **volumes), brain=slices.brain[part])
     reasons = [flag.reason for flag in scan_warnings(thick, own, "T1w") if flag.check == "slices"]
     assert [reason.split(":")[0] for reason in reasons] == [f"sagittal slices of {2 * every[0]:.1f} mm"] * told
 

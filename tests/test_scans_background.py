@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from strega_jax.errors import ScanError
 from strega_jax.scans.background import remove_background
-from strega_jax.slices.preprocess import _windowed
+from strega_jax.slices.preprocess import windowed
 from strega_jax.tissue import segment
 
 
@@ -39,7 +39,7 @@ def z_scored(plain: np.ndarray, background: float) -> np.ndarray:
 
 def test_an_ordinary_image_is_returned_itself(plain: np.ndarray) -> None:
     assert remove_background(plain) is plain
-    assert _windowed(plain, (0.0, 100.0)) is plain
+    assert windowed(plain, (0.0, 100.0)) is plain
 
 
 @pytest.mark.parametrize(("slope", "background"), [(1.0, 100.0), (1.0, -1024.0), (0.001, 1e-7), (1.0, 3.5)])
@@ -113,6 +113,6 @@ def test_what_cannot_be_told_comes_back_unchanged_and_is_refused_with_the_reason
 
 @pytest.mark.parametrize("background", [0.0, -9.0])
 def test_windowing_sees_the_whole_of_a_z_scored_brain(plain: np.ndarray, background: float) -> None:
-    windowed = _windowed(z_scored(plain, background), (3.0, 90.0))
-    np.testing.assert_array_equal(windowed > 0, plain > 0)
-    np.testing.assert_allclose(windowed, _windowed(plain, (3.0, 90.0)), atol=0.01)
+    seen = windowed(z_scored(plain, background), (3.0, 90.0))
+    np.testing.assert_array_equal(seen > 0, plain > 0)
+    np.testing.assert_allclose(seen, windowed(plain, (3.0, 90.0)), atol=0.01)
