@@ -109,3 +109,13 @@ def test_scans_of_no_known_contrast_or_other_dates_are_not_fused(tmp_path):
     jobs = make_jobs(find_cases(source), tmp_path / "out")
     assert group_sessions(jobs) == []
     assert group_sessions([dataclasses.replace(job, contrast="", session="x") for job in jobs]) == []
+
+
+def test_subjects_of_two_cohorts_who_share_a_label_are_two_patients(tmp_path):
+    for cohort, contrast in (("a", "T1w"), ("a", "T1ce"), ("b", "T1w"), ("b", "FLAIR")):
+        fill(tmp_path / cohort, f"sub-1_{contrast}")
+    sessions = group_sessions(make_jobs(find_cases(tmp_path), tmp_path / "out"))
+    assert {one.name: {job.contrast for job in one.jobs} for one in sessions} == {
+        "a_sub-1": {"T1w", "T1ce"},
+        "b_sub-1": {"T1w", "FLAIR"},
+    }

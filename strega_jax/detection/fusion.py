@@ -1,7 +1,7 @@
 """Anomaly maps of several contrasts of one session → one map and one mask.
 
-Rule: the mean over the contrasts that saw a voxel. Evidence that two contrasts share stands, what a single one shows
-is divided by their number, so that one contrast's artefact alone does not pass. Maps meet in scanner space, where the
+Rule: the mean over the contrasts that saw a voxel. Evidence that two contrasts share stands; what a single one shows
+is divided by their number. Maps meet in scanner space, where the
 series of one session lie at one place but for small movements; they are not registered to each other.
 """
 

@@ -1,6 +1,7 @@
 """Sessions in an evaluation: the scans of one subject at one date, fused once all of them are scored."""
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from strega_jax.detection.fusion import NothingToFuseError
 from strega_jax.detection.session import FUSED, Part, fuse_parts
 from strega_jax.models.calibration import Calibration
 from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import session_names
 
-Key = tuple[str, str, str]
+log = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -30,44 +32,45 @@ class Gathering:
     """Collects the scans of each session that has two or more contrasts, until it is complete."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        contrasts: dict[Key, set[str]] = {}
-        for case in cases:
-            contrasts.setdefault(_key(case), set()).update([case.contrast] if case.contrast else [])
-        self._left = Counter(_key(case) for case in cases if case.contrast and len(contrasts[_key(case)]) > 1)
-        self._members: dict[Key, list[Member]] = {}
+        self._names = session_names(cases)
+        known = [case for case in cases if case.contrast and self._names[case.date]]
+        contrasts: dict[str, set[str]] = {}
+        for case in known:
+            contrasts.setdefault(self._names[case.date], set()).add(case.contrast)
+        names = [self._names[case.date] for case in known]
+        self._left = Counter(name for name in names if len(contrasts[name]) > 1)
+        self._members: dict[str, list[Member]] = {}
 
     def __contains__(self, case: Case) -> bool:
         """Whether the case belongs to such a session."""
-        return bool(case.contrast) and _key(case) in self._left
+        return bool(case.contrast) and self._names.get(case.date) in self._left
 
     def add(self, member: Member) -> list[Member]:
         """All scans of the session, where this was the last of them; else none."""
-        key = _key(member.case)
-        self._left[key] -= 1
-        self._members.setdefault(key, []).append(member)
-        return self._members.pop(key) if self._left[key] == 0 else []
+        name = self._names[member.case.date]
+        self._left[name] -= 1
+        self._members.setdefault(name, []).append(member)
+        return self._members.pop(name) if self._left[name] == 0 else []
+
+    def name(self, members: Sequence[Member]) -> str:
+        """What the session of these scans is called."""
+        return self._names[members[0].case.date]
 
     def rest(self) -> list[list[Member]]:
         """The scans of the sessions of which others failed."""
         return list(self._members.values())
 
 
-def _key(case: Case) -> Key:
-    return case.cohort, case.subject, case.session
-
-
 def fuse_members(
-    members: Sequence[Member], settings: Postprocess, calibration: Calibration | None
+    called: str, members: Sequence[Member], settings: Postprocess, calibration: Calibration | None
 ) -> tuple[Case, Detection, Bool[np.ndarray, "x y z"]] | None:
-    """The case, the detection and the reference segmentation of a session; None where nothing is left to fuse."""
-    if len(members) < 2:
-        return None
+    """Case, detection and reference segmentation of a session; None, and a warning, with nothing to fuse."""
     try:
         fused = fuse_parts([member.part for member in members], settings, calibration)
-    except NothingToFuseError:
+    except NothingToFuseError as error:
+        log.warning("%s: not fused: %s", called, error)
         return None
     name = fused.parts[fused.grid].name
     of_grid = next(member for member in members if member.part.name == name)
-    called = "_".join(part for part in (of_grid.case.subject, of_grid.case.session) if part)
     case = dataclasses.replace(of_grid.case, contrast=FUSED, name=called)
     return case, fused.detection, of_grid.truth

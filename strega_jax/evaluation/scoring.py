@@ -180,7 +180,10 @@ class _Stages:
 
     def score_fused(self, members: Sequence[Member]) -> None:
         """Fuse the scans of a session, if there are any, and score what comes of it."""
-        found = fuse_members(members, self.settings, self.calibration)
+        if not members:
+            return
+        name = self.gathering.name(members)
+        found = fuse_members(name, members, self.settings, self.calibration)
         if found is None:
             return
         case, detection, truth = found

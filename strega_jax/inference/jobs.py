@@ -7,6 +7,7 @@ from pathlib import Path
 from strega_jax.inference.batch import Job
 from strega_jax.output.files import ResultFiles, result_files
 from strega_jax.scans.case import Case
+from strega_jax.scans.cohorts import session_names
 from strega_jax.scans.source import AUTO, PathLike, choose_lender, open_scan, scan_digest
 
 
@@ -26,12 +27,13 @@ def make_jobs(
         paths: where a case's results go; default: by its name, directly in `output`.
         segmentation: write the masks of DICOM series as DICOM SEG, too.
     """
+    names = session_names(cases)
     sessions: dict[tuple[str, str, str], dict[str, Case]] = {}
     for case in cases:
-        sessions.setdefault((case.cohort, case.subject, case.session), {}).setdefault(case.contrast, case)
+        sessions.setdefault(case.date, {}).setdefault(case.contrast, case)
 
     def lender(case: Case) -> Case | None:
-        chosen = choose_lender(sessions[case.cohort, case.subject, case.session])
+        chosen = choose_lender(sessions[case.date]) if names[case.date] else None
         return None if chosen is None or (chosen.contrast == case.contrast and chosen != case) else chosen
 
     return [
@@ -43,7 +45,7 @@ def make_jobs(
             paths=paths(output, case) if paths else result_files(output, case.name),
             contrast=case.contrast,
             series=case.series if segmentation else None,
-            session="_".join(part for part in (case.subject, case.session) if part),
+            session=names[case.date],
         )
         for case in cases
     ]

@@ -8,10 +8,11 @@ detection belongs to whichever explains it better, given how far it lies from th
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
+
+from strega_jax.postprocess.mask import components_with_seeds
 
 PASSES = 3  # of fitting the mixtures and deciding anew
 SAMPLES = 8000  # voxels that a mixture is fitted to
@@ -75,7 +76,8 @@ def refine_by_appearance(
         core = found & (distance >= np.median(distance[found]))
         ratio = log_density(fit_mixture(image[core], INSIDE), image[near]) - log_density(rest, image[near])
         evidence[near] = np.clip(ratio, -LARGEST_EVIDENCE, LARGEST_EVIDENCE)
-        new = _overlapping(near & (ndimage.gaussian_filter(evidence, sigma) + prior > 0), before)
+        likely = ndimage.gaussian_filter(evidence, sigma) + prior > 0
+        new = components_with_seeds(near & likely, before, connectivity=6)
         if new.sum() < OUTSIDE:
             break
         found = new
@@ -114,15 +116,6 @@ def _signed_distance(
     """Millimetres from the mask's edge, positive inside."""
     inside = np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm), np.float32)
     return inside - np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm), np.float32)
-
-
-def _overlapping(mask: Bool[np.ndarray, "x y z"], seeds: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
-    """The components of the mask that touch the seeds."""
-    labels = cc3d.connected_components(mask, connectivity=6)
-    kept = np.zeros(int(labels.max()) + 1, bool)
-    kept[labels[mask & seeds]] = True
-    kept[0] = False
-    return kept[labels]
 
 
 def fit_mixture(values: Float[np.ndarray, "n d"], components: int) -> Mixture:

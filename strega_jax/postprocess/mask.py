@@ -1,6 +1,7 @@
 """Score map → mask of what is anomalous, on the scan's own grid, axial slice by axial slice."""
 
 import math
+from typing import Literal
 
 import cc3d
 import numpy as np
@@ -58,7 +59,7 @@ def mask_from_score(
     thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
     marked = slices > thresholds[:, None, None]
     if settings.threshold == "hysteresis":
-        marked = _with_seeds(marked, slices > np.float32(settings.value or healthy_threshold or 0))
+        marked = components_with_seeds(marked, slices > np.float32(settings.value or healthy_threshold or 0))
     min_area = max(settings.min_area_px, settings.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
     marked = drop_small_areas(marked, min_area, settings.connectivity)
     mask[box] = marked.transpose(1, 2, 0)
@@ -105,9 +106,11 @@ def _thresholds(
     return np.where(thresholds < settings.value, np.float32(np.inf), thresholds)
 
 
-def _with_seeds(marked: Bool[np.ndarray, "k h w"], seeds: Bool[np.ndarray, "k h w"]) -> Bool[np.ndarray, "k h w"]:
-    """The 26-connected components of `marked` that hold a seed, joined over slices."""
-    labels = cc3d.connected_components(marked, connectivity=26)
+def components_with_seeds(
+    marked: Bool[np.ndarray, "k h w"], seeds: Bool[np.ndarray, "k h w"], connectivity: Literal[6, 26] = 26
+) -> Bool[np.ndarray, "k h w"]:
+    """The components of `marked` that hold a seed, joined over slices."""
+    labels = cc3d.connected_components(marked, connectivity=connectivity)
     kept = np.zeros(int(labels.max()) + 1, bool)
     kept[np.unique(labels[seeds & marked])] = True
     kept[0] = False

@@ -43,6 +43,11 @@ class Case:
     series: "Series | None" = None
 
     @property
+    def date(self) -> tuple[str, str, str]:
+        """Equal for the scans of one subject at one date."""
+        return self.cohort, self.subject, self.session
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files of its image."""
         return self.series.files if self.series else (self.image,)

@@ -149,6 +149,13 @@ def unique_names(cases: Sequence[Case]) -> list[Case]:
     return renamed
 
 
+def session_names(cases: Sequence[Case]) -> dict[tuple[str, str, str], str]:
+    """`Case.date` → subject and session, after the cohort where two cohorts share them; empty without a subject."""
+    names = {case.date: "_".join(part for part in (case.subject, case.session) if part) for case in cases}
+    count = Counter(names.values())
+    return {date: f"{date[0]}_{name}" if name and count[name] > 1 else name for date, name in names.items()}
+
+
 def _nothing_found(root: Path, files: list[Path], layout: str) -> str:
     rows = LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]]
     expected = "".join(f"\n  - {row.expected}" for row in rows)
