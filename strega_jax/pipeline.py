@@ -1,5 +1,6 @@
 """Many items in threads: in stages that overlap, or several at once; what one raises is handed to the consumer."""
 
+import contextlib
 import queue
 import signal
 import threading
@@ -65,9 +66,10 @@ def staged(items: Iterable[Item], stages: Sequence[Callable[[Any], Any]]) -> Ite
     threads = [threading.Thread(target=feed, daemon=True)]
     for stage, inbox, outbox in zip(stages, inboxes[:-1], inboxes[1:], strict=True):
         threads.append(threading.Thread(target=work, args=(stage, inbox, outbox), daemon=True))
-    for thread in threads:
-        thread.start()
     try:
+        with _uninterrupted():
+            for thread in threads:
+                thread.start()
         while (content := get(inboxes[-1])) is not _END:
             yield content
         if broken:
@@ -86,16 +88,32 @@ def in_threads(items: Iterable[Item], work: Callable[[Item], Any], workers: int)
     """
     pool = ThreadPoolExecutor(workers)
     try:
-        # An interrupt while a thread starts would leave it unknown to its pool, which then would not wait for it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _uninterrupted():
             jobs = {pool.submit(_tried, work, item): item for item in items}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for job in as_completed(jobs):
             yield jobs[job], *job.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block ends: a thread interrupted while it starts is unknown to who must wait for it.
+
+    A blocked signal would not do: another thread of a library would take it, and Python hand it to this one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield  # Python interrupts the main thread alone, and only where it set the handler
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _tried(work: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
