@@ -36,8 +36,10 @@ flags.FLAGS.mark_as_parsed()
 
 # Of the files that take longest, the longest first: begun last, one would leave the other worker idle.
 LONGEST = (
-    "detectors_all", "predict_cli", "launch", "training_loop", "installed", "scans_extraction", "tissue_segmentation",
-    "augment_foreign", "training_bucket", "robust_batch", "commands", "augment_torchio", "api", "export", "compare",
+    "commands", "detectors_cce_vae_judge", "detectors_all", "export", "detectors_vq_vae", "gpu_benchmark",
+    "predict_cli", "detectors_cce_vae", "training_bucket", "tissue_segmentation", "detectors_ss_ae",
+    "evaluation_evaluate", "training_loop", "robust_batch", "journeys", "detectors_gm_vae", "detectors_cce_vae_score",
+    "launch", "installed",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from strega_jax.detectors.transformer import CausalTransformer
 from strega_jax.detectors.vq_vae import VqVae, nearest, resting, straight_through
 
-TINY = {"maps": (8, 8, 8), "codes": 12, "code_width": 4, "width": 16, "heads": 2, "layers": 2, "samples": 3}
+TINY = {"maps": (8, 8, 8), "codes": 12, "code_width": 4, "width": 16, "heads": 2, "layers": 1, "samples": 3}
 
 
 def test_nearest_is_the_least_euclidean_distance():
