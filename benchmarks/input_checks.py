@@ -106,7 +106,7 @@ def one_sided(data: Volume, rng: np.random.Generator) -> Volume:
 SPOILINGS = {
     "not brain-extracted": Spoiling(REFUSED, head),
     "read as T2w": Spoiling("contrast", lambda data, rng: data, "T2w"),
-    "read as FLAIR (cannot be seen)": Spoiling("contrast", lambda data, rng: data, "FLAIR"),
+    "read as FLAIR": Spoiling("contrast", lambda data, rng: data, "FLAIR"),
     "header: front and back reversed": Spoiling("orientation", lambda data, rng: data[:, ::-1]),
     "header: top and bottom reversed": Spoiling("orientation", lambda data, rng: data[:, :, ::-1]),
     "header: height taken for depth": Spoiling("orientation", lambda data, rng: data.transpose(0, 2, 1)),

@@ -102,6 +102,17 @@ def test_contrasts_without_tissue_classes_are_doubted(prepared):
     assert "--contrast" in unknown.reason
 
 
+@pytest.mark.parametrize(("order", "told"), [((0, 1, 2), True), ((0, 2, 1), False)])
+def test_a_flair_whose_white_matter_is_the_brighter_tissue_is_told(prepared, order, told):
+    scan, slices = prepared
+    alignment = align_to_template(slices.tissue.pve, scan.affine)
+    by_brightness = changed(slices, pve=np.ascontiguousarray(slices.tissue.pve[..., order]))
+    read = dataclasses.replace(by_brightness, alignment=alignment, grey_from_template=True)
+    found = scan_warnings(dataclasses.replace(scan, contrast="FLAIR"), read, "T1w")
+    assert [flag.check for flag in found] == ["contrast"] * told
+    assert all("white matter is brighter" in flag.reason for flag in found)
+
+
 def test_a_tissue_map_like_no_brain_is_doubted(prepared):
     scan, slices = prepared
     rng = np.random.default_rng(0)
