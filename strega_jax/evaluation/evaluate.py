@@ -21,7 +21,7 @@ from strega_jax.scans.case import Case
 from strega_jax.scans.files import replacing
 
 # The terminal's table; everything else is in the files.
-TABLE_METRICS = ("dice", "best_dice", "auprc", "lesion_sensitivity", "marked_ml")
+TABLE_METRICS = ("dice", "lesion_wise_dice", "best_dice", "auprc", "lesion_sensitivity", "marked_ml")
 STAGED_CASES = 3  # of a cohort in the picture of stages: the best, the middle and the worst
 BOXED_CASES = 8  # of a cohort in the picture of boxes
 LABEL_CHARACTERS = 20  # of a line of a panel's title
@@ -56,6 +56,7 @@ def about_model(model: Scorer, settings: Postprocess) -> dict[str, Any]:
     """What a report says of a model and its settings."""
     return {
         "checkpoint": model.source,
+        "weights": model.fingerprint()[:12],
         "training scans": model.about.training_scans,
         "config": settings_hash(model.about.run),
         "postprocessing": settings_hash(settings),

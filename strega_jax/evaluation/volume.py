@@ -5,6 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.evaluation.lesion_wise import lesion_wise_dice
 from strega_jax.evaluation.lesions import LesionMatch, box_agreement, match_lesions
 from strega_jax.evaluation.metrics import dice, rank, surface_agreement
 from strega_jax.postprocess import bounding_box
@@ -61,6 +62,7 @@ def score_volume_and_lesions(
     hits, marked, positives = (int(np.count_nonzero(m)) for m in (mask & truth, mask, truth))
     return {
         "dice": dice(mask, truth),
+        "lesion_wise_dice": lesion_wise_dice(mask, truth, spacing_mm),
         "voxel_sensitivity": hits / positives if positives else math.nan,
         "voxel_precision": hits / marked if marked else math.nan,
         "reference_ml": positives * voxel_ml,
