@@ -12,7 +12,6 @@ places in that file, and the pictures into images/ beside it.
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+from benchmarks.marked import put
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.evaluation.figures import png_bytes
@@ -257,16 +257,6 @@ def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
     axis.set(xlim=(-0.2, 2 * max(map(max, shown.values())) + 1), xticks=(0, 1, 10, 100), xticklabels=(0, 1, 10, 100))
     axis.invert_yaxis()
     return figure
-
-
-def put(page: str, tables: Mapping[str, Sequence[str]]) -> str:
-    """The page with each table between `<!-- NAME -->` and `<!-- /NAME -->`. Raises ConfigError without a place."""
-    for name, lines in tables.items():
-        block = f"<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->"
-        page, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, page, flags=re.DOTALL)
-        if count != 1:
-            raise ConfigError(f"--page: {count} places <!-- {name} --> … <!-- /{name} -->, one is wanted")
-    return page
 
 
 def main() -> int:

@@ -7,6 +7,7 @@
 
   tumour    tumours cut from labelled cases (--donors), superimposed as in the paper's eq. 15
   lesion    blobs of known size and contrast, every --sizes_ml with every --contrasts: dose and response
+  spots     twelve small lesions, 0.05 to 1 ml each, in every scan
   rendered  nothing: they are rendered in --as_contrasts, for healthy references of contrasts without a healthy cohort
   local     regions deformed, shifted, mirrored, noised or recoloured, in the manner of the MOOD challenge
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from strega_jax.scans.synthetic import Recipe
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "local", "rendered"], "What is done to the scans.")
+flags.DEFINE_enum("kind", "tumour", ["tumour", "lesion", "spots", "local", "rendered"], "What is done to the scans.")
 flags.DEFINE_string("healthy", None, "Folder of healthy, brain-extracted scans.", required=True)
 flags.DEFINE_string("output", None, "Folder for the set.", required=True)
 flags.DEFINE_string("contrast", "T1w", "Contrast of the healthy scans.")
@@ -40,7 +41,7 @@ flags.DEFINE_string("donor_contrast", "", "tumour: contrast of the donors; empty
 flags.DEFINE_enum("how", "add", ["add", "replace"], "tumour: add to the image (eq. 15) or take the tissue's place.")
 flags.DEFINE_list("sizes_ml", ["1", "5", "20", "50"], "lesion: volumes in millilitres.")
 flags.DEFINE_list("contrasts", ["-0.2", "-0.4", "-0.6"], "lesion: change of intensity in units of the brain's range.")
-flags.DEFINE_float("texture", 0.2, "lesion: SD of the change, as a share of it.", lower_bound=0)
+flags.DEFINE_float("texture", 0.2, "lesion, spots: SD of the change, as a share of it.", lower_bound=0)
 flags.DEFINE_list("as_contrasts", [], "rendered: contrasts that healthy T1w scans are rendered in. Default: all.")
 flags.DEFINE_list("anomalies", [], "local: kinds of change. Default: all.")
 
@@ -94,6 +95,8 @@ def plan(healthy: "list[Case]") -> "list[Recipe]":
     if FLAGS.kind == "lesion":
         sizes, contrasts = numbers("sizes_ml"), numbers("contrasts")
         return synthetic.plan_doses(healthy, sizes, contrasts, FLAGS.texture, count, controls, seed)
+    if FLAGS.kind == "spots":
+        return synthetic.plan_spots(healthy, FLAGS.texture, count, controls, seed)
     if FLAGS.kind == "rendered":
         if FLAGS.contrast != "T1w":
             raise ConfigError(f"--kind=rendered renders T1w scans, not --contrast={FLAGS.contrast}")

@@ -12,6 +12,9 @@ IRREGULARITY = 0.35  # SD of the boundary's radius, as a share of the radius
 BORDER_MM = 2.0  # over this depth from its border a lesion mixes with the tissue around it
 RIND_MM = 4.0  # lesions keep this far from the brain's surface
 TEXTURE_MM = 3.0  # grain of the texture
+SPOTS = 12  # small lesions in one brain
+SPOT_ML = (0.05, 1.0)  # their volumes, uniform on a log scale
+SPOT_CONTRAST = (0.5, 1.0)  # their contrasts, as shares of what is asked for
 _NEIGHBOURS = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)])
 
 
@@ -70,6 +73,32 @@ def plant_lesion(
     result, mask = volume.astype(np.float32), np.zeros(volume.shape, bool)
     mask[box] = lesion
     result[mask] = changed[lesion]
+    return result, mask
+
+
+def plant_spots(
+    volume: Float[np.ndarray, "x y z"],
+    brain: Bool[np.ndarray, "x y z"],
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    *,
+    contrast: float = -0.6,
+    texture: float = 0.2,
+) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+    """Add `SPOTS` lesions of 0.05 to 1 ml, as `plant_lesion` makes them; each has half to all of the contrast.
+
+    Args and errors are those of `plant_lesion`. Lesions may touch. Voxels of over 0.05 ml make a voxel a lesion.
+
+    Returns:
+        The changed volume (float32, a copy) and the mask of all lesions.
+    """
+    result, mask = volume, np.zeros(volume.shape, bool)
+    smallest = float(np.prod(spacing_mm)) / 1000
+    for _ in range(SPOTS):
+        ml = max(float(np.exp(rng.uniform(*np.log(SPOT_ML)))), smallest)
+        own = contrast * rng.uniform(*SPOT_CONTRAST)
+        result, lesion = plant_lesion(result, brain, spacing_mm, rng, volume_ml=ml, contrast=own, texture=texture)
+        mask |= lesion
     return result, mask
 
 

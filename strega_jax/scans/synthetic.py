@@ -21,8 +21,9 @@ from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.anomalies import ANOMALIES, local_anomaly
 from strega_jax.scans.case import Case, read_truth
 from strega_jax.scans.cohorts import unique_names
+from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import file_sha256, write_json, write_tsv
-from strega_jax.scans.lesions import plant_lesion
+from strega_jax.scans.lesions import plant_lesion, plant_spots
 from strega_jax.scans.looks import LOOKS
 from strega_jax.scans.scan import Scan, write_volume
 from strega_jax.scans.source import open_scan
@@ -36,7 +37,7 @@ class Recipe:
     """One synthetic image: which healthy scan, what is done to it, and what it is called."""
 
     healthy: Case
-    kind: str  # tumour, lesion, local, rendered or control
+    kind: str  # tumour, lesion, spots, local, rendered or control
     label: str  # letters and digits; the `acq-` entity of the file's name
     settings: tuple[tuple[str, Any], ...] = ()
     donor: Case | None = None  # of the tumour
@@ -139,6 +140,17 @@ def plan_doses(
     ] + [Recipe(case, "control", "control") for case in chosen[:controls]]
 
 
+def plan_spots(healthy: Sequence[Case], texture: float, count: int, controls: int, seed: int) -> list[Recipe]:
+    """Small lesions, dark or bright as the contrast has them, in each of `count` scans; `controls` unchanged ones."""
+    _enough(healthy, max(count, controls))
+    chosen = [healthy[i] for i in np.random.default_rng(seed).permutation(len(healthy))]
+    recipes = []
+    for case in chosen[:count]:
+        change = CONTRASTS[contrast_named(case.contrast) or "T1w"].lesion
+        recipes.append(Recipe(case, "spots", "spots", (("contrast", change), ("texture", float(texture)))))
+    return recipes + [Recipe(case, "control", "control") for case in chosen[:controls]]
+
+
 def plan_local(healthy: Sequence[Case], kinds: Sequence[str], count: int, controls: int, seed: int) -> list[Recipe]:
     """Every kind of local anomaly in each of `count` healthy scans, and the first `controls` of them unchanged."""
     if unknown := set(kinds) - set(ANOMALIES):
@@ -197,6 +209,8 @@ def _make(folder: Path, recipe: Recipe, record: dict[str, Any], seed: int, rende
         image, mask = superimpose(scan, donor, read_truth(recipe.donor, donor), **settings)
     elif recipe.kind == "lesion":
         image, mask = plant_lesion(scan.data, brain, scan.spacing_mm, rng, **settings)
+    elif recipe.kind == "spots":
+        image, mask = plant_spots(scan.data, brain, scan.spacing_mm, rng, **settings)
     elif recipe.kind == "local":
         image, mask = local_anomaly(scan.data, brain, scan.spacing_mm, rng, **settings)
     elif recipe.kind == "rendered" and render is not None:

@@ -1,0 +1,286 @@
+"""The tables of RESULTS.md, from stored results alone.
+
+    python -m benchmarks.results --keep=results                # take over what an evaluation wrote
+    python -m benchmarks.results --page=RESULTS.md             # put the tables in their places
+
+--keep names a folder with a folder NAME for each run (`RUNS` below), as `strega_jax.compare`, `strega_jax.train
+--evaluate` or `strega_jax.predict` wrote it. Of each the numbers are kept, without pictures, in
+benchmarks/results/NAME, with the SHA-256 of the file they were taken from. All tables are made from these and printed
+with their own SHA-256.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks.marked import put
+from strega_jax import command
+from strega_jax.errors import ConfigError
+from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, by_subject
+from strega_jax.scans.files import write_json
+
+KEPT = Path(__file__).parent / "results"
+STORED = flags.DEFINE_string("stored", str(KEPT), "Folder of the stored results.")
+KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
+PAGE = flags.DEFINE_string("page", "", "Put the tables into this page.")
+
+RUNS = {
+    "patients": """python -m strega_jax.compare --fuse --data=brats/,gbm/,stroke/,ms/ --controls=ixi/ \\
+    --controls_split=dev --output=results/patients""",
+    "enhancing": """python -m strega_jax.compare --region=enhancing --data=gbm/ --contrasts=T1ce \\
+    --output=results/enhancing""",
+    "planted": """python -m strega_jax.train --evaluate --config=strega --checkpoint=strega_jax/weights \\
+    --config.data.scans=ixi/ --config.data.planted=20 --config.data.lesions="('eq15/',)" --workdir=results/planted""",
+    "othersite": "python -m strega_jax.predict --input=othersite/ --output=results/othersite --nopages",
+    "oasis": "python -m strega_jax.predict --input=oasis/ --output=results/oasis --nopages",
+    "rendered": "python -m strega_jax.predict --input=rendered/ --output=results/rendered --nopages",
+}
+"""Name → the command that made it."""
+MADE = {
+    "eq15/": """python -m strega_jax.synthesize --kind=tumour --healthy=ixi/ --split=dev --donors=brats/ \\
+    --donor_contrast=T1ce --output=eq15/""",
+    "rendered/": """python -m strega_jax.synthesize --kind=rendered --healthy=ixi/ --split=train --count=10 \\
+    --as_contrasts=T1ce,T2w,FLAIR --output=rendered/""",
+}
+"""Test set → the command that made it."""
+
+BASELINES = ("tissue class CSF", "tissue class GM", "tissue class WM", "intensity threshold")
+COHORTS = (
+    *(("patients", f"brats {contrast}") for contrast in ("fused", "FLAIR", "T2w", "T1ce", "T1w")),
+    ("enhancing", "gbm T1ce enhancing"),
+    *(("patients", cohort) for cohort in ("gbm T1ce", "stroke T2w")),
+    *(("patients", f"ms {contrast}") for contrast in ("fused", "T2w", "T1w", "FLAIR")),
+    ("planted", "eq15 T1w"),
+    ("planted", "planted T1w"),
+)
+"""Run and cohort of each line; a cohort is of one contrast."""
+SIZED = ("brats fused", "brats T1ce", "gbm T1ce", "stroke T2w", "ms fused", "ms T2w")
+SIZES = ("0–0.1 ml", "0.1–1 ml", "1–10 ml", "≥ 10 ml")
+HEALTHY = (
+    ("20 of IXI, held out; the threshold comes from them", "patients", "T1w"),
+    ("other sites", "othersite", "T1w"),
+    ("OASIS, large ventricles", "oasis", "T1w"),
+    ("other site", "othersite", "T2w"),
+    ("other site, thick slices", "othersite", "FLAIR"),
+    ("10 of IXI, rendered", "rendered", "T1ce"),
+    ("10 of IXI, rendered", "rendered", "T2w"),
+    ("10 of IXI, rendered", "rendered", "FLAIR"),
+    ("10 of IXI, rendered", "rendered", "fused"),
+)
+# What of an evaluation is kept: no picture, no curve, and no path of the machine it ran on.
+ENTRIES = ("title", "about", "rows", "sizes", "healthy")
+DIGITS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The stored results of all runs."""
+
+    folder: Path
+
+    def file(self, run: str) -> Path:
+        """What is kept of a run. Raises ConfigError where nothing is."""
+        found = next((p for p in (self.folder / run / name for name in FILES) if p.exists()), None)
+        if found is None:
+            raise ConfigError(f"--stored={self.folder}: nothing of {run!r}; make it with: {RUNS[run]}")
+        return found
+
+    @functools.cached_property
+    def evaluations(self) -> dict[str, Any]:
+        """Run → content of its results.json."""
+        files = {run: self.file(run) for run in RUNS}
+        return {run: json.loads(path.read_text("utf-8")) for run, path in files.items() if path.suffix == ".json"}
+
+    def rows(self, run: str, cohort: str, method: str = "") -> list[Mapping[str, Any]]:
+        """The volumes of a cohort; `method`: a baseline, else the model."""
+        rows = self.evaluations[run]["rows"]
+        wanted = method or rows[0]["method"]
+        return [row for row in rows if (row["cohort"], row["method"]) == (cohort, wanted)]
+
+    def healthy_ml(self, run: str, contrast: str) -> list[float]:
+        """What is marked in healthy brains, ml."""
+        path = self.file(run)
+        if path.suffix == ".json":
+            return [row["marked_ml"] for row in self.rows(run, f"controls {contrast}")]
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file, delimiter="\t"))
+        return [float(line["anomaly_ml"]) for line in lines if line["contrast"] == contrast]
+
+
+FILES = ("results.json", "group.tsv")
+
+
+def keep(source: Path, run: str, stored: Path) -> None:
+    """Take over the numbers of a run. Raises ConfigError where it has none."""
+    places = [source / run / "evaluation" / FILES[0], *(source / run / name for name in FILES)]
+    found = next((path for path in places if path.exists()), None)
+    if found is None:
+        raise ConfigError(f"--keep={source}: no results of {run!r}; make them with: {RUNS[run]}")
+    target = stored / run / found.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if found.suffix == ".tsv":
+        shutil.copyfile(found, target)
+        return
+    content = json.loads(found.read_text(encoding="utf-8"))
+    kept = {name: _rounded(content[name]) for name in ENTRIES if name in content}
+    kept["about"] = {name: value for name, value in kept["about"].items() if not name.endswith("checkpoint")}
+    write_json(target, {"taken from": hashlib.sha256(found.read_bytes()).hexdigest(), **kept})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def mean(rows: Sequence[Mapping[str, Any]], metric: str, spread: bool = False) -> str:
+    """Mean over volumes, ± SD if asked for; – where it is not defined."""
+    values = [row[metric] for row in rows if row.get(metric) is not None]
+    if not values:
+        return "–"
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if spread and len(values) > 1 else "")
+
+
+def interval(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """95 % bootstrap interval of the mean over subjects; – with too few."""
+    rows = [row for row in rows if row.get(metric) is not None]
+    values = by_subject([row["subject"] for row in rows], [row[metric] for row in rows])
+    if len(values) < MIN_SUBJECTS:
+        return "–"
+    low, high = bootstrap_interval(np.array(list(values.values())))
+    return f"{low:.3f} to {high:.3f}"
+
+
+def patients_table(stored: Stored) -> list[str]:
+    """Each cohort and contrast: Dice of voxels and of lesions, best threshold, AUPRC."""
+    lines = [
+        "| | volumes | **Dice** | 95 % interval | lesion-wise Dice | 95 % interval | best | AUPRC |",
+        "|---" * 8 + "|",
+    ]
+    for run, cohort in COHORTS:
+        rows = stored.rows(run, cohort)
+        dice, lesions = (f"{mean(rows, m, True)} | {interval(rows, m)}" for m in ("dice", "lesion_wise_dice"))
+        # Best threshold and AUPRC are of the anomaly map, which is the whole lesion's.
+        ranks = ["–", "–"] if run == "enhancing" else [mean(rows, "best_dice"), mean(rows, "auprc")]
+        lines.append(
+            f"| {cohort} | {len(rows)} | **{dice.replace(' | ', '** | ', 1)} | {lesions} | {' | '.join(ranks)} |"
+        )
+    return lines
+
+
+def baselines_table(stored: Stored) -> list[str]:
+    """Dice of what needs no training, and how much higher the model's is than the best of these."""
+    names = ("CSF class", "GM class", "WM class", "brightest tenth")
+    lines = [f"| | {' | '.join(names)} | the model's is higher than the best of these by |", "|---" * 6 + "|"]
+    for run, cohort in COHORTS:
+        if cohort.endswith("fused") or run == "enhancing":
+            continue
+        others = [stored.rows(run, cohort, name) for name in BASELINES]
+        best = max(others, key=lambda rows: np.mean([row["dice"] for row in rows]))
+        cells = [mean(rows, "dice") for rows in others]
+        lines.append(f"| {cohort} | {' | '.join(cells)} | {difference(stored.rows(run, cohort), best)} |")
+    return lines
+
+
+def difference(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
+    """Mean over subjects by which the Dice of the rows is higher than that of the others, with its 95 % interval."""
+    mine, theirs = (by_subject([row["subject"] for row in of], [row["dice"] for row in of]) for of in (rows, others))
+    values = np.array([mine[subject] - theirs[subject] for subject in mine if subject in theirs])
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():.3f}" + (f" ({low:.3f} to {high:.3f})" if len(values) >= MIN_SUBJECTS else "")
+
+
+def fused_table(stored: Stored) -> list[str]:
+    """How much higher the Dice of the fused mask is than that of one contrast of the same patients."""
+    lines = ["| contrast alone | subjects | the fused mask's Dice is higher by |", "|---|---|---|"]
+    fused = stored.rows("patients", "brats fused")
+    for contrast in ("FLAIR", "T2w", "T1ce", "T1w"):
+        alone = stored.rows("patients", f"brats {contrast}")
+        lines.append(f"| {contrast} | {len(alone)} | {difference(fused, alone)} |")
+    return lines
+
+
+def healthy_table(stored: Stored) -> list[str]:
+    """What is marked in brains without a lesion."""
+    lines = ["| brains | contrast | number | mean ml | median | most | with nothing marked |", "|---" * 7 + "|"]
+    for brains, run, contrast in HEALTHY:
+        ml = stored.healthy_ml(run, contrast)
+        numbers = f"{np.mean(ml):.1f} | {np.median(ml):.1f} | {max(ml):.1f} | {sum(x == 0 for x in ml)}"
+        lines.append(f"| {brains} | {contrast} | {len(ml)} | {numbers} |")
+    return lines
+
+
+def sizes_table(stored: Stored) -> list[str]:
+    """Lesions found, by their size, pooled over the lesions of a cohort."""
+    sizes = stored.evaluations["patients"]["sizes"]
+    lines = [f"| | {' | '.join(SIZES)} |", "|---" * 5 + "|"]
+    for cohort in SIZED:
+        found = {row["size"]: row for row in sizes if row["cohort"] == cohort}
+        cells = [
+            f"{found[size]['lesions'] * found[size]['sensitivity']:.0f} of {found[size]['lesions']:.0f}"
+            if size in found
+            else "–"
+            for size in SIZES
+        ]
+        lines.append(f"| {cohort} | {' | '.join(cells)} |")
+    return lines
+
+
+def commands(stored: Stored) -> list[str]:
+    """What made the results; `stored` is not needed."""
+    del stored
+    return ["```bash", *MADE.values(), *RUNS.values(), "```"]
+
+
+def sources_table(stored: Stored) -> list[str]:
+    """The files that the tables are made from."""
+    lines = ["| run | file | SHA-256 | weights | postprocessing |", "|---" * 5 + "|"]
+    for run in RUNS:
+        path = stored.file(run)
+        about = stored.evaluations.get(run, {}).get("about", {})
+        ends = [
+            next((of for name, of in about.items() if name.endswith(end)), "–") for end in ("weights", "processing")
+        ]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        lines.append(f"| {run} | `{run}/{path.name}` | `{digest}` | {' | '.join(ends)} |")
+    return lines
+
+
+TABLES = {
+    "patients": patients_table,
+    "fused": fused_table,
+    "baselines": baselines_table,
+    "healthy": healthy_table,
+    "sizes": sizes_table,
+    "commands": commands,
+    "sources": sources_table,
+}
+
+
+def main() -> int:
+    """Take over fresh results if asked to, print all tables, put them into the page."""
+    folder = Path(STORED.value)
+    for run in RUNS if KEEP.value else ():
+        keep(Path(KEEP.value), run, folder)
+    tables = {name: make(Stored(folder)) for name, make in TABLES.items()}
+    for name, lines in tables.items():
+        print(f"## {name}\n\n" + "\n".join(lines) + "\n")
+    if PAGE.value:
+        page = Path(PAGE.value)
+        page.write_text(put(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
