@@ -3,7 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from absl import flags
+
 from strega_jax.errors import ConfigError
+
+PAGE = flags.DEFINE_string("page", "", "Put what is printed in its places in this page.")
 
 
 def put(page: str, tables: Mapping[str, Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from benchmarks.marked import put
+from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.evaluation.figures import png_bytes
@@ -30,7 +30,6 @@ from strega_jax.training.metrics import read_metrics
 
 RESULTS = flags.DEFINE_string("results", "results", "Folder with a folder of results for each run.")
 TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py.")
-PAGE = flags.DEFINE_string("page", "", "Put tables and pictures into this page.")
 
 NOT_RUN = "not run"
 CONTROLS = "controls T1w"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.marked import put
+from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, by_subject
@@ -31,7 +31,6 @@ from strega_jax.scans.files import write_json
 KEPT = Path(__file__).parent / "results"
 STORED = flags.DEFINE_string("stored", str(KEPT), "Folder of the stored results.")
 KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
-PAGE = flags.DEFINE_string("page", "", "Put the tables into this page.")
 
 RUNS = {
     "patients": """python -m strega_jax.compare --fuse --data=brats/,gbm/,stroke/,ms/ --controls=ixi/ \\

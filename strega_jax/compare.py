@@ -43,6 +43,9 @@ _FUSE = flags.DEFINE_bool("fuse", False, "Evaluate the fused contrasts of each s
 _REGION = flags.DEFINE_enum(
     "region", "whole", ["whole", "enhancing"], "What of T1ce scans is scored: the whole mask, or its enhancing part."
 )
+_POSTPROCESS = flags.DEFINE_list(
+    "postprocess", [], "Settings that replace each checkpoint's, as strega_jax.predict takes them, e.g. small."
+)
 _REDRAW = flags.DEFINE_string("redraw", "", "Only draw the report of this results.json again.")
 _OUTPUT = flags.DEFINE_string("output", "comparison", "Folder for the results; made if need be.")
 
@@ -63,7 +66,9 @@ def main() -> int:
     from strega_jax.scans.cohorts import find_cases
 
     cases = [case for folder in _DATA.value for case in find_cases(folder, _CONTRASTS.value)] + _controls()
-    return _tell(compare_checkpoints(_checkpoints(), cases, output, cast("Region", _REGION.value), fuse=_FUSE.value))
+    region = cast("Region", _REGION.value)
+    changes = _POSTPROCESS.value
+    return _tell(compare_checkpoints(_checkpoints(), cases, output, region, fuse=_FUSE.value, postprocess=changes))
 
 
 def _tell(failures: list[str]) -> int:

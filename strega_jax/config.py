@@ -5,10 +5,11 @@ overridden on the command line (`--config.training.batch_size=32`); `Run.from_ma
 which it enters, and an unknown field or a value out of range stops there.
 """
 
+import ast
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from strega_jax.fields import (
@@ -147,6 +148,9 @@ class Postprocess:
     min_volume_ml: NotNegative = 0.0  # smaller 3-D components (26-connected) are dropped
     # in the end detections take in what looks like them, up to this far away, and lose what does not; 0: they do not
     appearance_mm: NotNegative = 0.0
+    # FLAIR: marked too is white matter that is brighter than all but this share of the same scan's grey matter, from
+    # 0.05 ml on; 0: it is not
+    bright_lesions: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "postprocess")
@@ -163,6 +167,31 @@ class Postprocess:
         A calibration holds for these.
         """
         return {name: value for name in ("clip", "smooth_mm", "mirror") if (value := getattr(self, name))}
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {"small": {"bright_lesions": 0.02}}
+"""Settings of `Postprocess` that go together, by name; they replace a model's own."""
+
+
+def changed_postprocess(settings: Postprocess, changes: Sequence[str]) -> Postprocess:
+    """Settings with some replaced, from the command line: each `name=value`, or the name of a preset.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of range.
+    """
+    fields = dataclasses.asdict(settings)
+    for item in changes:
+        name, separator, text = item.partition("=")
+        if not separator:
+            known = ", ".join(PRESETS)
+            require(item in PRESETS, "postprocess", item, f"name=value, or the name of a preset: {known}")
+            fields |= PRESETS[item]
+            continue
+        try:
+            fields[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            fields[name] = text
+    return build_dataclass(Postprocess, fields, "postprocess")
 
 
 @dataclasses.dataclass(frozen=True)

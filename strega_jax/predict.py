@@ -19,9 +19,7 @@ that fails is reported at the end, leaves no result, and the others are done; ex
 unforeseen errors are in errors.log beside the results. Research use only.
 """
 
-import ast
 import collections
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from strega_jax import command
-from strega_jax.config import Postprocess, build_dataclass
+from strega_jax.config import changed_postprocess
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.failures import Failures
 from strega_jax.output.bids import LEVELS, app_arguments, derivative_paths, describe_data_set
@@ -50,7 +48,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if n
 _CONTRAST = flags.DEFINE_list("contrast", [], CONTRAST_HELP)
 _BRAIN = flags.DEFINE_string("brain", AUTO, BRAIN_HELP)
 _POSTPROCESS = flags.DEFINE_list(
-    "postprocess", [], "Settings that replace the checkpoint's, e.g. threshold=fixed,value=0.4,min_volume_ml=1."
+    "postprocess",
+    [],
+    "Settings that replace the checkpoint's, e.g. threshold=fixed,value=0.4,min_volume_ml=1, or a preset; small: in "
+    "FLAIR small bright lesions of white matter (plaques, small infarcts) are marked too.",
 )
 _SAMPLES = flags.DEFINE_integer(
     "samples", None, "Latent samples (≥ 2) for an uncertainty map; 0: none. Default: the model's.", lower_bound=0
@@ -85,7 +86,7 @@ def main() -> int:
 
     opened = open_model(_CHECKPOINT.value) if _CHECKPOINT.value else open_model()
     settings = Settings(
-        _settings(opened.model.about.run.postprocess, _POSTPROCESS.value),
+        changed_postprocess(opened.model.about.run.postprocess, _POSTPROCESS.value),
         samples=opened.default_samples if _SAMPLES.value is None else _SAMPLES.value,
         strict=_STRICT.value,
         overwrite=_OVERWRITE.value,
@@ -190,19 +191,6 @@ def _jobs(source: Path, output: Path) -> "list[Job]":
     results = [one.paths for one in (*jobs, *group_sessions(jobs))]
     require_apart(results, inputs)
     return jobs
-
-
-def _settings(trained: Postprocess, overrides: list[str]) -> Postprocess:
-    fields = dataclasses.asdict(trained)
-    for item in overrides:
-        name, separator, text = item.partition("=")
-        if not separator:
-            raise StregaError(f"--postprocess={item}: name=value is wanted")
-        try:
-            fields[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            fields[name] = text
-    return build_dataclass(Postprocess, fields, "postprocess")
 
 
 def _take(plain: Sequence[str]) -> Sequence[str]:

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from command_lines import run_lines
+from scipy import ndimage
 
 from strega_jax.scans.case import read_truth
 from strega_jax.scans.cohorts import find_cases
@@ -47,6 +48,19 @@ def test_lesions_are_made_for_the_held_out_subjects_only_and_again_for_nothing(h
     times = [case.image.stat().st_mtime_ns for case in cases]
     assert synthesize(*arguments).returncode == 0
     assert [case.image.stat().st_mtime_ns for case in cases] == times
+
+
+def test_spots_are_small_lesions_in_every_scan(healthy: Path, tmp_path: Path):
+    done = synthesize(f"--healthy={healthy}", "--kind=spots", "--split=dev", f"--output={tmp_path / 'set'}")
+    assert "2 images with an anomaly, 0 controls" in done.stdout, done.stderr
+    for case in find_cases(tmp_path / "set"):
+        spots, before = read_truth(case, read_scan(case.image)), healthy / case.subject / f"{case.subject}_T1w.nii.gz"
+        _, count = ndimage.label(spots, np.ones((3, 3, 3)))
+        assert 6 <= count <= 12  # some of the twelve may touch
+        assert 12 * 0.05 < spots.sum() * 0.008 < 12
+        changed = read_scan(case.image).data - read_scan(before).data
+        assert not changed[~spots].any()
+        assert changed[spots].mean() < -50  # dark in T1w
 
 
 MISTAKES = [

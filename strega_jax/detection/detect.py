@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from strega_jax.config import Postprocess, Preprocess
+from strega_jax.detection.bright import bright_lesions
 from strega_jax.detection.enhancing import ENHANCED_CONTRAST, enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
@@ -56,6 +57,7 @@ def detect_slices(
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
     if settings.appearance_mm:
         mask = refine_by_appearance(mask, [scan.data], slices.brain, scan.spacing_mm, settings.appearance_mm)
+    mask = mask | bright_lesions(scan, slices, settings)
     uncertainty = None
     if samples:
         from strega_jax.models.uncertainty import score_deviation

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from strega_jax.config import Postprocess
+from strega_jax.detection.bright import bright_lesions
 from strega_jax.detection.enhancing import ENHANCED_CONTRAST, enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.detection.fusion import ContrastMap, best_resolved, fuse, lay_mask
@@ -93,17 +94,27 @@ def fuse_parts(parts: Sequence[Part], settings: Postprocess, calibration: Calibr
     source = (
         "" if calibration is None or fused.threshold is None else calibration.source(fused_name(tuple(fused.weights)))
     )
+    used = {part.contrast: part for part in chosen if part.contrast in fused.weights}
+    mask = fused.mask | _bright(grid, list(used.values()), settings)
     detection = dataclasses.replace(
         grid.detection,
         score=fused.score,
-        mask=fused.mask,
+        mask=mask,
         uncertainty=None,
-        enhancing=_enhancing(fused.mask, grid, chosen),
+        enhancing=_enhancing(mask, grid, chosen),
         healthy_threshold=fused.threshold,
         threshold_source=source,
     )
-    used = {part.contrast: part for part in chosen if part.contrast in fused.weights}
     return FusedDetection(detection, used, grid.contrast, fused.weights, (*left_out, *fused.left_out))
+
+
+def _bright(grid: Part, parts: Sequence[Part], settings: Postprocess) -> Bool[np.ndarray, "x y z"]:
+    """Bright lesions that one contrast shows, on the grid."""
+    to = grid.detection.scan
+    found = np.zeros(to.data.shape, bool)
+    for scan, slices in ((part.detection.scan, part.detection.slices) for part in parts):
+        found |= lay_mask(bright_lesions(scan, slices, settings), scan.affine, to.data.shape, to.affine)
+    return found & grid.detection.slices.brain
 
 
 def _enhancing(mask: Bool[np.ndarray, "x y z"], grid: Part, parts: Sequence[Part]) -> Bool[np.ndarray, "x y z"] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from strega_jax.config import Data, Run, settings_hash
+from strega_jax.config import Data, Run, changed_postprocess, settings_hash
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.drawing import draw_cases
 from strega_jax.evaluation.evaluate import about_model, label, pictures_of, spread, write_evaluation
@@ -74,6 +74,7 @@ def compare_checkpoints(
     region: Region = "whole",
     *,
     fuse: bool = False,
+    postprocess: Sequence[str] = (),
 ) -> list[str]:
     """Evaluate each checkpoint on all cases with its own preprocessing and postprocessing, and set them side by side.
 
@@ -81,7 +82,7 @@ def compare_checkpoints(
     once, with the mean over them. Under `output`: what `evaluate` writes, of all together, and costs.csv; a folder
     NAME for each checkpoint with its masks and, of several, the same of it alone. NAME is the name of the checkpoint's
     workdir. The untrained baselines are those of the first checkpoint's preprocessing. `region` and `fuse` are as in
-    `score_cases`.
+    `score_cases`; `postprocess` replaces settings of every checkpoint, as `changed_postprocess` takes them.
 
     Returns:
         One message for each case that a checkpoint failed on, and for each picture that could not be drawn.
@@ -92,7 +93,8 @@ def compare_checkpoints(
     """
     names = checkpoint_names(checkpoints)
     opened = [open_model(path) for path in checkpoints]
-    runs = [model.model.about.run for model in opened]
+    trained = [model.model.about.run for model in opened]
+    runs = [dataclasses.replace(run, postprocess=changed_postprocess(run.postprocess, postprocess)) for run in trained]
     methods = method_names(names, runs)
     data = files_hash(case.image for case in cases)
     together = Results()

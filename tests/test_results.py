@@ -1,0 +1,87 @@
+"""The tables of RESULTS.md: made from the stored results, and from made-up ones each figure where it belongs."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+from strega_jax.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import results
+
+    return results
+
+
+def row(case, dice, cohort="brats T1ce", method="own", **more):
+    subject = case.split("_")[0]
+    return {"cohort": cohort, "method": method, "case": case, "subject": subject, "dice": dice, **more}
+
+
+def test_the_page_is_what_the_stored_results_make(results):
+    page = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    stored = results.Stored(results.KEPT)
+    tables = {name: make(stored) for name, make in results.TABLES.items()}
+    assert results.put(page, tables) == page, "python -m benchmarks.results --page=RESULTS.md puts it right"
+
+
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "configs/strega.py"])
+def test_every_dice_in_prose_stands_in_a_table(results, name):
+    stored = results.Stored(results.KEPT)
+    tables = "\n".join(line for make in results.TABLES.values() for line in make(stored))
+    known = {float(number) for number in re.findall(r"\b\d\.\d{3}\b", tables)}
+    text = (ROOT / name).read_text(encoding="utf-8").split("## Earlier versions")[0]
+    prose = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
+    claimed = re.findall(r"\b0\.\d{2,3}\b", prose.split("import ConfigDict")[0])
+    for figure in claimed:
+        half = 0.51 * 10 ** -len(figure.split(".")[1])
+        assert any(abs(float(figure) - number) <= half for number in known), figure
+    assert claimed or name == "RESULTS.md"
+
+
+def test_a_mean_is_over_volumes_and_an_interval_over_subjects(results):
+    rows = [row("a_1", 0.2), row("a_2", 0.4), *(row(f"{s}_1", 0.6) for s in "bcde"), row("f_1", None)]
+    assert results.mean(rows, "dice", spread=True) == "0.500 ± 0.167"
+    low, high = map(float, results.interval(rows, "dice").split(" to "))
+    assert 0.3 < low < 0.54 < high <= 0.6
+    assert results.interval(rows[:5], "dice") == "–"
+    assert results.mean([], "dice") == "–"
+
+
+def test_a_difference_is_paired_over_the_subjects_that_both_have(results):
+    own = [row(f"{s}_1", 0.5) for s in "abcdef"]
+    others = [row(f"{s}_1", 0.3, method="CSF") for s in "abcde"] + [row("z_1", 0.9, method="CSF")]
+    assert results.difference(own, others) == "0.200 (0.200 to 0.200)"
+    assert results.difference(own[:1], others) == "0.200"
+
+
+def test_numbers_are_kept_without_pictures_and_without_paths(results, tmp_path):
+    fresh, stored = tmp_path / "fresh", tmp_path / "stored"
+    (fresh / "planted" / "evaluation").mkdir(parents=True)
+    (fresh / "oasis").mkdir()
+    content = {
+        "about": {"own: checkpoint": "/somewhere/weights", "own: weights": "abc"},
+        "rows": [row("a_1", 1 / 3)],
+        "pictures": [{"png": "x" * 9999}],
+    }
+    (fresh / "planted" / "evaluation" / "results.json").write_text(json.dumps(content))
+    (fresh / "oasis" / "group.tsv").write_text("name\tcontrast\tanomaly_ml\na\tT1w\t2.5\nb\tT2w\t7\n")
+    for run in ("planted", "oasis"):
+        results.keep(fresh, run, stored)
+    kept = json.loads((stored / "planted" / "results.json").read_text())
+    assert kept["about"] == {"own: weights": "abc"}
+    assert kept["rows"][0]["dice"] == 0.333333
+    assert len(kept["taken from"]) == 64
+    assert "pictures" not in kept
+    assert results.Stored(stored).healthy_ml("oasis", "T1w") == [2.5]
+    with pytest.raises(ConfigError, match="no results of 'patients'; make them with: python"):
+        results.keep(fresh, "patients", stored)
+    with flagsaver.flagsaver(stored=str(stored)), pytest.raises(ConfigError, match="nothing of 'patients'"):
+        results.main()
