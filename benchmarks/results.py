@@ -42,6 +42,12 @@ RUNS = {
     "othersite": "python -m strega_jax.predict --input=othersite/ --output=results/othersite --nopages",
     "oasis": "python -m strega_jax.predict --input=oasis/ --output=results/oasis --nopages",
     "rendered": "python -m strega_jax.predict --input=rendered/ --output=results/rendered --nopages",
+    "spots": "python -m strega_jax.compare --data=spots/ --output=results/spots",
+    "small": "python -m strega_jax.compare --fuse --postprocess=small --data=ms/,brats/ --output=results/small",
+    "othersite_small": """python -m strega_jax.predict --postprocess=small --input=othersite/ --contrast=FLAIR \\
+    --output=results/othersite_small --nopages""",
+    "rendered_small": """python -m strega_jax.predict --postprocess=small --input=rendered/ --contrast=FLAIR \\
+    --output=results/rendered_small --nopages""",
 }
 """Name → the command that made it."""
 MADE = {
@@ -49,6 +55,7 @@ MADE = {
     --donor_contrast=T1ce --output=eq15/""",
     "rendered/": """python -m strega_jax.synthesize --kind=rendered --healthy=ixi/ --split=train --count=10 \\
     --as_contrasts=T1ce,T2w,FLAIR --output=rendered/""",
+    "spots/": "python -m strega_jax.synthesize --kind=spots --healthy=ixi/ --split=dev --output=spots/",
 }
 """Test set → the command that made it."""
 
@@ -60,6 +67,7 @@ COHORTS = (
     *(("patients", f"ms {contrast}") for contrast in ("fused", "T2w", "T1w", "FLAIR")),
     ("planted", "eq15 T1w"),
     ("planted", "planted T1w"),
+    ("spots", "spots T1w"),
 )
 """Run and cohort of each line; a cohort is of one contrast."""
 SIZED = ("brats fused", "brats T1ce", "gbm T1ce", "stroke T2w", "ms fused", "ms T2w")
@@ -236,6 +244,23 @@ def sizes_table(stored: Stored) -> list[str]:
     return lines
 
 
+def small_table(stored: Stored) -> list[str]:
+    """What `--postprocess=small` changes, in patients and in healthy brains."""
+    lines = [
+        "| | Dice | with `small` | lesion-wise Dice | with `small` | false ml | with `small` |",
+        "|---" * 7 + "|",
+    ]
+    for cohort in ("ms FLAIR", "ms fused", "brats FLAIR", "brats fused"):
+        before, after = stored.rows("patients", cohort), stored.rows("small", cohort)
+        cells = [mean(rows, metric) for metric in ("dice", "lesion_wise_dice") for rows in (before, after)]
+        cells += [f"{np.mean([row['false_positive_ml'] for row in rows]):.1f}" for rows in (before, after)]
+        lines.append(f"| {cohort} | {' | '.join(cells)} |")
+    for brains, run in (("healthy FLAIR, other site", "othersite"), ("10 of IXI rendered as FLAIR", "rendered")):
+        ml = [np.mean(stored.healthy_ml(name, "FLAIR")) for name in (run, f"{run}_small")]
+        lines.append(f"| {brains} | – | – | – | – | {ml[0]:.1f} | {ml[1]:.1f} |")
+    return lines
+
+
 def commands(stored: Stored) -> list[str]:
     """What made the results; `stored` is not needed."""
     del stored
@@ -244,7 +269,7 @@ def commands(stored: Stored) -> list[str]:
 
 def sources_table(stored: Stored) -> list[str]:
     """The files that the tables are made from."""
-    lines = ["| run | file | SHA-256 | weights | postprocessing |", "|---" * 5 + "|"]
+    lines = ["| run | file | SHA-256 | weights and settings | postprocessing |", "|---" * 5 + "|"]
     for run in RUNS:
         path = stored.file(run)
         about = stored.evaluations.get(run, {}).get("about", {})
@@ -262,6 +287,7 @@ TABLES = {
     "baselines": baselines_table,
     "healthy": healthy_table,
     "sizes": sizes_table,
+    "small": small_table,
     "commands": commands,
     "sources": sources_table,
 }
