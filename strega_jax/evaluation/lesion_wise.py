@@ -62,7 +62,7 @@ def dilate(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, floa
     margin = offsets.max(axis=0)
     padded = np.ascontiguousarray(np.pad(mask, [(int(n), int(n)) for n in margin]))
     # A path along the axes from any voxel to one outside leaves the mask at a voxel of its surface.
-    surface = np.flatnonzero(padded & ~np.asarray(binary_erosion(padded)))
+    surface = np.flatnonzero(padded & np.logical_not(binary_erosion(padded)))
     for step in offsets @ np.array(padded.strides):  # a voxel is a byte
         padded.reshape(-1)[surface + step] = True
     return padded[tuple(slice(int(n), int(n) + side) for n, side in zip(margin, mask.shape, strict=True))]
