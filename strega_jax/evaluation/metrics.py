@@ -146,5 +146,5 @@ def surface_points(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, flo
     if box is None:
         return np.zeros((0, 3))
     crop = np.pad(mask[box], 1)
-    points = np.argwhere(crop & ~binary_erosion(crop))
+    points = np.argwhere(crop & np.logical_not(binary_erosion(crop)))
     return (points + [side.start - 1 for side in box]) * np.asarray(spacing_mm)
