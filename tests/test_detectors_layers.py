@@ -1,13 +1,18 @@
 """Layers against XLA's own convolutions and flax's batch norm, values and gradients."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from detector_checks import discs, fresh
 from jax import lax
 
+from strega_jax import cpu
 from strega_jax.detectors import layers
+from strega_jax.detectors.vq_vae import VqVae
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -16,7 +21,9 @@ def draw(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.parametrize(("size", "maps_in", "maps_out"), [(1, 3, 5), (3, 2, 6), (3, 6, 2), (3, 4, 4), (5, 3, 2)])
+@pytest.mark.parametrize(
+    ("size", "maps_in", "maps_out"), [(1, 3, 5), (3, 2, 6), (3, 6, 2), (3, 4, 4), (3, 16, 24), (5, 3, 2)]
+)
 def test_conv_and_both_gradients_equal_xla(size: int, maps_in: int, maps_out: int):
     x, kernel, gradient = draw(0, 2, 7, 9, maps_in), draw(1, size, size, maps_in, maps_out), draw(2, 2, 7, 9, maps_out)
     expected, pull_expected = jax.vjp(
@@ -26,6 +33,37 @@ def test_conv_and_both_gradients_equal_xla(size: int, maps_in: int, maps_out: in
     np.testing.assert_allclose(got, expected, atol=2e-5)
     for ours, theirs in zip(pull(gradient), pull_expected(gradient), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def kernel_gradients_by_convolution(function, *arguments) -> int:
+    """How many gradients of 3×3 kernels with 16 maps are convolutions themselves, which loops are slow at."""
+    lowered = jax.jit(jax.grad(function)).lower(*arguments).as_text()
+    return len(re.findall(r"stablehlo.convolution.*-> tensor<3x3x16x16xf32>", lowered))
+
+
+def test_many_maps_have_their_kernels_gradient_as_a_convolution_but_in_branches_and_loops():
+    x, kernel = draw(0, 2, 8, 8, 16), draw(1, 3, 3, 16, 16)
+
+    def energy(kernel: jax.Array) -> jax.Array:
+        return jnp.square(layers.conv(x, kernel)).sum()
+
+    def in_a_loop(kernel: jax.Array) -> jax.Array:
+        with cpu.control_flow():
+            return lax.map(lambda _: energy(kernel), jnp.arange(2)).sum() / 2
+
+    assert kernel_gradients_by_convolution(energy, kernel) == 1
+    assert kernel_gradients_by_convolution(in_a_loop, kernel) == 0
+    np.testing.assert_allclose(jax.grad(in_a_loop)(kernel), jax.grad(energy)(kernel), rtol=1e-4, atol=1e-2)
+
+
+def test_the_stages_of_a_vq_vae_are_in_branches():
+    detector, batch = VqVae(maps=(16, 16, 16), codes=4, code_width=16, width=8, heads=1, layers=1), discs(4)
+    variables = fresh(detector)
+
+    def loss(variables):
+        return detector.loss(variables, batch, jax.random.key(0), jnp.int32(0))[0]
+
+    assert kernel_gradients_by_convolution(loss, variables) == 0
 
 
 def test_conv_gradient_is_derivative_by_finite_differences():

@@ -41,11 +41,14 @@ def conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[A
 
 
 def padded_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], pad: int) -> Float[Array, "b h2 w2 d"]:
-    """Convolution with stride 1 and `pad` ≤ k − 1 zeros on every side. Differentiable once; see `strega_jax.cpu`."""
-    return _convolution(x, kernel, pad)
+    """Convolution with stride 1 and `pad` ≤ k − 1 zeros on every side. Differentiable once.
+
+    In a branch or a loop that is differentiated: within `strega_jax.cpu.control_flow()`, or CPUs take long.
+    """
+    return _convolution(x, kernel, pad, cpu.in_control_flow())
 
 
-def _plain_convolution(x: Array, kernel: Array, pad: int) -> Array:
+def _plain_convolution(x: Array, kernel: Array, pad: int, controlled: bool = False) -> Array:
     if kernel.shape[0] == 1:
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
     sides = [(pad, pad), (pad, pad)]
@@ -53,18 +56,18 @@ def _plain_convolution(x: Array, kernel: Array, pad: int) -> Array:
 
 
 # XLA's own convolution and gradients, but for the gradients on CPU.
-_convolution = jax.custom_vjp(_plain_convolution, nondiff_argnums=(2,))
+_convolution = jax.custom_vjp(_plain_convolution, nondiff_argnums=(2, 3))
 
 
-def _forward(x: Array, kernel: Array, pad: int) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, pad: int, controlled: bool) -> tuple[Array, tuple[Array, Array]]:
     return _plain_convolution(x, kernel, pad), (x, kernel)
 
 
-def _backward(pad: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(pad: int, controlled: bool, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, kernel: _plain_convolution(x, kernel, pad), x, kernel)[1](gradient)
 
-    on_cpu = functools.partial(cpu.convolution_gradients, pad=pad)
+    on_cpu = functools.partial(cpu.convolution_gradients, pad=pad, controlled=controlled)
     return jax.lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=plain)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from strega_jax import cpu
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
 from strega_jax.detectors.layers import Conv, Double, Halve
@@ -66,9 +67,10 @@ class VqVae:
 
         Only the stage's own part is computed and has gradients; metrics of the other are 0.
         """
-        parts = jax.lax.cond(
-            step < self.autoencoder_steps, self._autoencoder_parts, self._prior_parts, variables, batch
-        )
+        with cpu.control_flow():
+            parts = jax.lax.cond(
+                step < self.autoencoder_steps, self._autoencoder_parts, self._prior_parts, variables, batch
+            )
         nll, codebook, commitment, prior = parts
         total = nll + codebook + self.commitment * commitment + prior
         return total, Aux({"nll": nll, "codebook": codebook, "commitment": commitment, "prior": prior}, {})

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from strega_jax import cpu
 from strega_jax.augment import augment
 from strega_jax.config import Augment, Run
 from strega_jax.detectors.base import Batch, Detector, Variables
@@ -101,6 +102,7 @@ def _gradients(
         return mutable, (gradients, metrics)
 
     stacked = jax.tree.map(split, batch)
-    mutable, results = jax.lax.scan(one, state.mutable, (stacked, jax.random.split(key, parts)))
+    with cpu.control_flow():
+        mutable, results = jax.lax.scan(one, state.mutable, (stacked, jax.random.split(key, parts)))
     gradients, metrics = jax.tree.map(lambda x: x.mean(axis=0), results)
     return gradients, mutable, metrics
