@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Programs are kept here between runs, so that only the first pays for compilation.
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-HELP = frozenset(("--help", "-help", "-?"))
+HELP = frozenset(("--help", "-help", "-?", "--helpshort", "-helpshort"))
 _ENDING = ("help", "helpshort", "helpfull", "version")
 _OF_ABSL = ("flagfile", "undefok")
 DEFAULT_CACHE = os.path.join("~", ".cache", "strega_jax")
@@ -97,7 +97,6 @@ def run(
 
     flags.FLAGS.set_gnu_getopt(True)
     terminal.interruptible()
-    _help_of(main.__module__)
     try:
         arguments = _quickly_told(with_underscores(sys.argv[1:]))
         arguments = [_named_config(argument) for argument in arguments]
@@ -150,14 +149,6 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
         flag = flags.FLAGS[name[2:]] if not is_value and name[2:] in flags.FLAGS else None
         is_value = flag is not None and not flag.boolean and not separator
     return changed
-
-
-def _help_of(module: str) -> None:
-    """Let `--help` tell of a console script what it tells of `python -m`: absl asks the main module, which is empty."""
-    if module != "__main__":
-        sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
-        for flag in flags.FLAGS.get_flags_for_module(module):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _quickly_told(arguments: list[str]) -> list[str]:
