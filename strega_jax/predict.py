@@ -80,7 +80,7 @@ def main() -> int:
     from tqdm import tqdm
 
     from strega_jax.inference.batch import Settings, is_complete
-    from strega_jax.inference.sessions import detect_sessions, group_sessions
+    from strega_jax.inference.sessions import detect_sessions, group_sessions, is_fused
     from strega_jax.models.opening import open_model
     from strega_jax.output.group import write_group
 
@@ -100,7 +100,9 @@ def main() -> int:
             done = not settings.overwrite and is_complete(job, opened, settings)
             print(f"{'complete' if done else 'to do':8}  {job.name} → {job.paths.mask}")
         for session in sessions:
-            print(f"{'fused':8}  {', '.join(job.name for job in session.jobs)} → {session.paths.mask}")
+            done = not settings.overwrite and is_fused(session, opened, settings)
+            what = f"fused: {', '.join(job.name for job in session.jobs)}"
+            print(f"{'complete' if done else 'to do':8}  {what} → {session.paths.mask}")
         return 0
     if _LEVEL.value:
         describe_data_set(output)

@@ -11,7 +11,7 @@ from small_workdir import small_scan, small_workdir
 from strega_jax import detect_session
 from strega_jax.inference.batch import Settings
 from strega_jax.inference.jobs import make_jobs
-from strega_jax.inference.sessions import detect_sessions, group_sessions
+from strega_jax.inference.sessions import detect_sessions, group_sessions, is_fused
 from strega_jax.models.opening import open_model
 from strega_jax.output.group import write_group
 from strega_jax.scans.cohorts import find_cases
@@ -32,9 +32,13 @@ def fill(folder, *names):
     return folder
 
 
+def settings_of(opened, **changed):
+    return Settings(opened.model.about.run.postprocess, **{"pages": False} | changed)
+
+
 def do(source, output, opened, **settings):
     jobs = make_jobs(find_cases(source), output)
-    made = Settings(opened.model.about.run.postprocess, **{"pages": False} | settings)
+    made = settings_of(opened, **settings)
     return {one.name: one for one in detect_sessions(jobs, group_sessions(jobs), opened, made)}
 
 
@@ -76,6 +80,9 @@ def test_a_second_run_skips_and_a_new_contrast_is_taken_in(opened, tmp_path):
     first = do(source, output, opened)
     before = first["sub-1"].paths.mask.read_bytes()
     assert all(one.skipped for one in do(source, output, opened).values())
+    (session,) = group_sessions(make_jobs(find_cases(source), output))
+    assert is_fused(session, opened, settings_of(opened))
+    assert not is_fused(session, opened, settings_of(opened, samples=2))
     fill(source, "sub-1_FLAIR")
     (source / "sub-1" / "anat" / "sub-1_FLAIR.nii.gz").write_text("no image")
     again = do(source, output, opened)

@@ -127,7 +127,7 @@ class Done:
 def is_complete(job: Job, opened: Opened, settings: Settings) -> bool:
     """Whether the results are there, made from the same scan by the same model with the same settings."""
     try:
-        return _is_complete(job, _made(job, opened, settings), settings)
+        return _is_complete(job, made_of(job, opened, settings), settings)
     except (ScanError, OSError):  # its reader will tell
         return False
 
@@ -148,7 +148,7 @@ def detect_all(
     warming: list[Future[None]] = []
 
     def read(job: Job) -> _Work:
-        work = _Work(job, _made(job, opened, settings))
+        work = _Work(job, made_of(job, opened, settings))
         work.skipped = not settings.overwrite and _is_complete(job, work.made, settings)
         if not work.skipped:
             if not warming:
@@ -208,7 +208,7 @@ def _abstain(work: _Work, settings: Settings) -> None:
         raise AbstainedError(f"{work.job.source}: skipped, since it failed quality control ({reasons})")
 
 
-def _made(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
+def made_of(job: Job, opened: Opened, settings: Settings) -> dict[str, Any]:
     """What tells whether a result is still the one that would be made now."""
     return {"made_from": job.digest(), "made_with": [*made_with(opened, settings), job.contrast]}
 

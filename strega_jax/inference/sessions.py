@@ -11,7 +11,7 @@ from strega_jax.detection.detect import detect_scan
 from strega_jax.detection.fusion import NothingToFuseError
 from strega_jax.detection.quality import detection_warnings
 from strega_jax.detection.session import FusedDetection, Part, fuse_parts
-from strega_jax.inference.batch import Done, Job, Settings, detect_all, made_with
+from strega_jax.inference.batch import Done, Job, Settings, detect_all, is_complete, made_of, made_with
 from strega_jax.models.opened import Opened
 from strega_jax.output.files import ResultFiles, fused_files
 from strega_jax.output.fused import fused_warnings, write_fused
@@ -80,17 +80,29 @@ def detect_sessions(
                 yield fused
 
 
-def is_complete(session: Session, made: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether the fused result is there, made from the same scans by the same model with the same settings."""
+def is_fused(session: Session, opened: Opened, settings: Settings) -> bool:
+    """Whether the results of all scans and the fused one are there, as they would be made now."""
+    if not all(is_complete(job, opened, settings) for job in session.jobs):
+        return False
+    scans = [made_of(job, opened, settings) for job in session.jobs]
+    return _is_complete(session, _made(scans, opened, settings), settings)
+
+
+def _made(scans: Sequence[Mapping[str, Any]], opened: Opened, settings: Settings) -> dict[str, Any]:
+    """What tells whether a fused result is still the one that would be made now; `scans`: of those that are done."""
+    return {"made_from": [scan["made_from"] for scan in scans], "made_with": made_with(opened, settings)}
+
+
+def _is_complete(session: Session, made: Mapping[str, Any], settings: Settings) -> bool:
     return session.paths.is_complete({"page"} if settings.pages else set(), made)
 
 
 def _fuse(session: Session, scans: Sequence[Done], opened: Opened, settings: Settings) -> Done | None:
     """The result of a session; None where there is nothing to fuse."""
     good = [done for done in scans if done.error is None]
-    made = {"made_from": [done.made["made_from"] for done in good], "made_with": made_with(opened, settings)}
+    made = _made([done.made for done in good], opened, settings)
     try:
-        if not settings.overwrite and is_complete(session, made, settings):
+        if not settings.overwrite and _is_complete(session, made, settings):
             return Done(session.name, session.source, session.paths, made, skipped=True, fused=True)
         fused = _fused(session, good, opened, settings)
         left_out = [f"{done.name}: {failures.one_line(done.error)}" for done in scans if done.error is not None]
