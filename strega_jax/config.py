@@ -29,6 +29,11 @@ from strega_jax.fields import (
 )
 from strega_jax.scans.contrast import Contrast
 
+# Of planted lesions, as `scans.lesion_kinds` makes them.
+LesionKind = Literal[
+    "lesion", "tumour", "plaques", "bilateral", "bulge", "pinch", "mirror", "shift", "recolour", "noise"
+]
+
 _PERCENTILES = Rule("low, high with 0 ≤ low < high ≤ 100", lambda of: 0 <= of[0] < of[1] <= 100)
 _GHOSTS = Rule("low, high with 1 ≤ low ≤ high", lambda of: 1 <= of[0] <= of[1])
 _FRACTIONS = Rule("low, high with 0 ≤ low ≤ high ≤ 1", lambda of: 0 <= of[0] <= of[1] <= 1)
@@ -204,6 +209,7 @@ class Data:
     lesions: tuple[str, ...] = ()  # folders of cases with expert masks, for --evaluate
     contrasts: tuple[Contrast, ...] = ()  # which images of a case are scored; empty: the training contrast
     planted: CountOrZero = 0  # how many held-out healthy scans get a planted lesion and are evaluated too
+    planted_kinds: tuple[LesionKind, ...] = ("lesion",)  # each of them in all of these scans, a cohort each
     controls: CountOrZero = 0  # how many held-out healthy scans are evaluated as they are
 
     def __post_init__(self) -> None:

@@ -80,7 +80,8 @@ def lesion_cases(run: Run, workdir: str) -> list[Case]:
             f"{run.data.scans}: {len(healthy)} held-out healthy scans; data.planted or controls asks for {wanted}"
         )
     if run.data.planted:
-        cases += plant_in_cohort(healthy, Path(workdir) / "planted", run.data.planted, run.seed)
+        folder = Path(workdir) / "planted"
+        cases += plant_in_cohort(healthy, folder, run.data.planted, run.seed, run.data.planted_kinds)
     return cases + [dataclasses.replace(case, healthy=True, cohort="controls") for case in healthy[: run.data.controls]]
 
 

@@ -12,51 +12,57 @@ import numpy as np
 from strega_jax.scans.case import Case
 from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import write_json
-from strega_jax.scans.lesions import plant_lesion
+from strega_jax.scans.lesion_kinds import PLAIN, plant_kind
 from strega_jax.scans.scan import write_volume
 from strega_jax.scans.source import open_scan, scan_digest
 
-VOLUMES_ML = (8.0, 40.0)  # uniform on a log scale: from a clearly visible lesion to a large tumour
 UNTOLD = "T1w"  # contrast of scans of which nothing tells it
 
 
-def plant_in_cohort(cases: Sequence[Case], folder: Path, count: int, seed: int) -> list[Case]:
-    """Write copies of the first `count` scans, each with one lesion and its mask.
+def plant_in_cohort(
+    cases: Sequence[Case], folder: Path, count: int, seed: int, kinds: Sequence[str] = (PLAIN,)
+) -> list[Case]:
+    """Write copies of the first `count` scans, for each kind one with a lesion and its mask.
+
+    Each kind, a name in `lesion_kinds.KINDS`, is a cohort of its own.
 
     What is there already, made from the same scan with the same seed, is kept; other files of the same names are
     made again.
 
     Returns:
-        The copies, `count` at most.
+        The copies, `count` at most of a kind, kind by kind.
 
     Raises:
+        ConfigError: unknown kind, or a brain too small for it.
         ScanError: a scan that cannot be read.
     """
-    return [_plant(case, folder, [seed, number]) for number, case in enumerate(list(cases)[:count])]
+    chosen = list(enumerate(list(cases)[:count]))
+    return [_plant(case, folder, [seed, number], kind) for kind in kinds for number, case in chosen]
 
 
-def _plant(case: Case, folder: Path, seed: list[int]) -> Case:
+def _plant(case: Case, folder: Path, seed: list[int], kind: str) -> Case:
     contrast = contrast_named(case.contrast) or UNTOLD
     anat = folder / case.subject / case.session / "anat"
     # Runs of one session are scans of their own.
-    own = re.sub(r"[^A-Za-z0-9]", "", case.name)
+    own = re.sub(r"[^A-Za-z0-9]", "", case.name) + ("" if kind == PLAIN else kind)
     entities = "_".join(part for part in (case.subject, case.session, f"acq-{own}") if part)
     image = anat / f"{entities}_desc-brain_{contrast}.nii.gz"
     mask = anat / f"{entities}_desc-lesion_mask.nii.gz"
     sidecar = anat / f"{entities}_desc-brain_{contrast}.json"
     digest = scan_digest(case)
     record = {"SkullStripped": True, "SourcesSha256": digest, "Seed": seed}
+    cohort = folder.name
+    if kind != PLAIN:
+        record, cohort = {**record, "Kind": kind}, f"{cohort}-{kind}"
     planted = dataclasses.replace(
-        case, image=image, mask=mask, cohort=folder.name, contrast=contrast, healthy=False, brain=None
+        case, image=image, mask=mask, cohort=cohort, contrast=contrast, healthy=False, brain=None
     )
     if not (image.exists() and mask.exists() and _read(sidecar) == record):
         anat.mkdir(parents=True, exist_ok=True)
         sidecar.unlink(missing_ok=True)
         scan = open_scan(case)
         rng = np.random.default_rng(seed)
-        volume_ml = float(np.exp(rng.uniform(*np.log(VOLUMES_ML))))
-        lesion = CONTRASTS[contrast].lesion
-        data, truth = plant_lesion(scan.data, scan.data > 0, scan.spacing_mm, rng, volume_ml=volume_ml, contrast=lesion)
+        data, truth = plant_kind(kind, scan.data, scan.data > 0, scan.spacing_mm, rng, CONTRASTS[contrast].lesion)
         write_volume(image, data, scan)
         write_volume(mask, truth, scan)
         write_json(sidecar, record)  # last: where it is, the others are complete
