@@ -54,6 +54,13 @@ def test_nothing_changes_far_away_and_nothing_leaves_the_brain():
     np.testing.assert_array_equal(refine_by_appearance(nothing, [data], BRAIN, SPACING, REACH), nothing)
 
 
+def test_empty_space_around_the_brain_changes_no_voxel():
+    found, data, room = ball((36, 33, 26), 6), image(200.0), ((40, 3), (0, 25), (17, 17))
+    alone = refine_by_appearance(found, [data], BRAIN, SPACING, REACH)
+    padded = refine_by_appearance(np.pad(found, room), [np.pad(data, room)], np.pad(BRAIN, room), SPACING, REACH)
+    np.testing.assert_array_equal(padded, np.pad(alone, room))
+
+
 def test_intensities_of_any_offset_and_scale_give_the_same_lesion():
     found = ball((36, 33, 26), 6)
     for data in (image(200.0) * 1000, image(200.0) / 500, np.where(BRAIN, image(200.0) - 120, -120).astype(np.float32)):

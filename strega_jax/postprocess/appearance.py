@@ -54,6 +54,20 @@ def refine_by_appearance(
     """
     if not mask.any() or (brain & ~mask).sum() < SAMPLES:
         return mask
+    # Nothing beyond it counts.
+    whole = _box(mask | brain, spacing_mm, reach_mm)
+    out = np.zeros_like(mask)
+    out[whole] = _refined(mask[whole], [image[whole] for image in images], brain[whole], spacing_mm, reach_mm)
+    return out
+
+
+def _refined(
+    mask: Bool[np.ndarray, "x y z"],
+    images: Sequence[Float[np.ndarray, "x y z"]],
+    brain: Bool[np.ndarray, "x y z"],
+    spacing_mm: tuple[float, float, float],
+    reach_mm: float,
+) -> Bool[np.ndarray, "x y z"]:
     box = _box(mask, spacing_mm, reach_mm)
     before, within = mask[box], brain[box]
     distance = _signed_distance(before, spacing_mm)
@@ -102,7 +116,7 @@ def _standardised(
 ) -> tuple[Float[np.ndarray, "i j k"], Float[np.ndarray, " n"]]:
     """Log intensities in the box, smoothed, in units of the brain's spread; and those far away."""
     offset = min(0.0, float(image[brain].min()))
-    log = np.log1p(np.maximum(image - offset, 0)).astype(np.float32)
+    log = np.log1p(np.maximum(image - offset, 0), dtype=np.float32)
     low, middle, high = np.percentile(log[brain], (10, 50, 90))
     scale = max(float(high - low), 1e-6)
     smooth = ndimage.gaussian_filter(log, [NOISE_MM / mm for mm in spacing_mm])
@@ -128,23 +142,24 @@ def fit_mixture(values: Float[np.ndarray, "n d"], components: int) -> Mixture:
     direction = np.linalg.svd(centred[:: max(1, len(x) // 2000)], full_matrices=False)[2][0]
     group = np.empty(len(x), int)
     group[np.argsort(centred @ direction, kind="stable")] = np.arange(len(x)) * components // len(x)
-    responsibility = np.eye(components)[group]
+    responsibility = np.eye(components)[:, group]
     mixture = _maximised(x, responsibility)
     for _ in range(STEPS):
         density = _log_densities(mixture, x)
-        responsibility = np.exp(density - np.logaddexp.reduce(density, axis=1, keepdims=True))
+        responsibility = np.exp(density - _log_sum(density))
         mixture = _maximised(x, responsibility)
     return mixture
 
 
-def _maximised(x: Float[np.ndarray, "n d"], responsibility: Float[np.ndarray, "n k"]) -> Mixture:
-    total = responsibility.sum(axis=0) + 1e-6
-    means = responsibility.T @ x / total[:, None]
+def _maximised(x: Float[np.ndarray, "n d"], responsibility: Float[np.ndarray, "k n"]) -> Mixture:
+    # As einsum and not as matrix products: for products so narrow, threads that wait for each other take far longer.
+    total = responsibility.sum(axis=1) + 1e-6
+    means = np.einsum("kn,nd->kd", responsibility, x) / total[:, None]
     floor = VARIANCE_FLOOR * np.eye(x.shape[1])
     covariances = np.stack(
         [
-            (weight[:, None] * (x - mean)).T @ (x - mean) / n
-            for weight, mean, n in zip(responsibility.T, means, total, strict=True)
+            np.einsum("n,nd,ne->de", weight, x - mean, x - mean) / n
+            for weight, mean, n in zip(responsibility, means, total, strict=True)
         ]
     )
     return Mixture(total / total.sum(), means, covariances + floor)
@@ -152,15 +167,21 @@ def _maximised(x: Float[np.ndarray, "n d"], responsibility: Float[np.ndarray, "n
 
 def log_density(mixture: Mixture, values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """Log density of values under a mixture."""
-    return np.logaddexp.reduce(_log_densities(mixture, values.astype(np.float64)), axis=1)
+    return _log_sum(_log_densities(mixture, values.astype(np.float64)))
 
 
-def _log_densities(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+def _log_sum(density: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " n"]:
+    """Log of the sum of exponentials; `logaddexp.reduce` takes several times as long."""
+    highest = density.max(axis=0)
+    return highest + np.log(np.exp(density - highest).sum(axis=0))
+
+
+def _log_densities(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "k n"]:
     """Log of each component's weighted density."""
-    columns = []
+    rows = []
     for weight, mean, covariance in zip(*mixture, strict=True):
         factor = np.linalg.cholesky(covariance)
         z = np.linalg.solve(factor, (x - mean).T)
         constant = np.log(weight) - np.log(np.diag(factor)).sum() - 0.5 * len(mean) * np.log(2 * np.pi)
-        columns.append(constant - 0.5 * (z**2).sum(axis=0))
-    return np.stack(columns, axis=1)
+        rows.append(constant - 0.5 * (z**2).sum(axis=0))
+    return np.stack(rows)
