@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from make_mni152_tissue import tissue_template
@@ -13,7 +14,7 @@ from typechecked import unchecked
 
 from strega_jax.errors import ScanError
 from strega_jax.scans.scan import read_scan
-from strega_jax.slices import align
+from strega_jax.slices import align, registration
 from strega_jax.slices.align import align_to_template
 from strega_jax.slices.unseen import unseen_shares
 
@@ -108,6 +109,23 @@ def test_every_spacing_gives_one_pose(template):
 def test_same_scan_gives_the_same_bits(template):
     scan = scanned(template, pose(7), (3.0, 3.0, 3.0))
     np.testing.assert_array_equal(align_to_template(*scan), align_to_template(*scan))
+
+
+def test_one_compiled_program_serves_every_level_start_and_prior(template, caplog):
+    registration._minimise.clear_cache()
+    with jax.log_compiles():
+        align_to_template(*scanned(template, pose(3), (3.0, 3.0, 3.0)))
+        align_to_template(*cropped(*scanned(template, np.eye(4), (4.0, 4.0, 4.0)), "top", 0.35), kind="rigid")
+    compiled = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling ")]
+    assert len(compiled) == 1, compiled
+
+
+def test_parameters_of_a_rotation_are_scipys_rotation():
+    for seed in range(5):
+        turn = Rotation.from_euler("xyz", np.random.default_rng(seed).uniform(-80, 80, 3), degrees=True).as_matrix()
+        parameters = np.zeros(12)
+        parameters[3:6] = registration.cayley(turn)
+        np.testing.assert_allclose(registration.matrix(parameters)[:, :3], turn, atol=1e-12)
 
 
 @pytest.mark.parametrize("tissue", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])

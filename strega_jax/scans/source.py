@@ -24,7 +24,6 @@ from strega_jax.scans.contrast import require_contrast
 from strega_jax.scans.extraction import INSTALL, METHODS, already_extracted, extract_brain, installed_method
 from strega_jax.scans.files import file_sha256
 from strega_jax.scans.geometry import check_geometry
-from strega_jax.scans.mask_transfer import move_mask
 from strega_jax.scans.options import AUTO, BRAIN_HELP, GIVEN
 from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.scans.stripped import WAY_OUT, why_not_extracted
@@ -163,6 +162,8 @@ def _read(case: Case) -> Scan:
 def _brain_of(case: Case, lender: Case | None, scan: Scan, method: str) -> Bool[np.ndarray, "x y z"]:
     """The brain of a whole head: the lender's, moved to it, else what `method` finds."""
     if lender is not None:
+        from strega_jax.scans.mask_transfer import move_mask  # much of SciPy that few scans need
+
         try:
             whole, brain = _lent(lender, method, scan_digest(lender))
             return brain if lender == case else move_mask(brain, whole, scan)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
@@ -21,7 +21,6 @@ from strega_jax.slices.registration import (
     GRID_MM,
     GRID_VOXELS,
     RADIUS_MM,
-    Level,
     Prior,
     agreement,
     cayley,
@@ -79,7 +78,7 @@ def align_to_template(
     pyramid = tuple(features(maps, sigma) for sigma in SMOOTHING_MM)
     brain = Brain(pyramid, frame[:3, :3], volume, cut)
     parameters, doubt = _find(template, brain, np.array([1] * 6 + [kind == "affine"] * 6, np.float32))
-    linear = np.asarray(matrix(parameters), np.float64)
+    linear = matrix(parameters.astype(np.float64))
     pose = frame @ from_matvec(linear[:, :3], RADIUS_MM * linear[:, 3] - linear[:, :3] @ template.centre)
     if not doubt and cut and unseen_shares(fractions.sum(axis=-1), affine, pose).sum() > MOST_MISSING:
         doubt = f"more than {MOST_MISSING:.0%} of it lies beyond the field of view"
@@ -99,8 +98,8 @@ def _find(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -> tu
         start[3:6] = cayley(brain.rotation.T)
         if free[6]:
             start[6:9] = np.log(np.clip(np.cbrt(brain.volume / template.volume), *PRIOR.scale_range))
-        parameters, dice, correlation = jax.device_get(_register(template.levels, brain.pyramid, start, free))
-        if not _doubt(float(dice), float(correlation)):
+        parameters = _register(template, brain, start, free)
+        if not _doubt(*agreement(template.levels[-1], brain.pyramid[-1], parameters)):
             return parameters, ""
     found = find_pose(template, brain, free)
     return found.parameters, _doubt(found.dice, found.correlation, found.rival)
@@ -185,15 +184,10 @@ def _field_of_view(
     return inside.reshape((GRID_VOXELS,) * 3)
 
 
-@jax.jit
 def _register(
-    levels: tuple[Level, ...],
-    pyramid: tuple[Float[Array, "g g g 4"], ...],
-    start: Float[Array, "12"],
-    free: Float[Array, "12"],
-) -> tuple[Float[Array, "12"], Float[Array, ""], Float[Array, ""]]:
-    """Parameters found, and the agreement there."""
+    template: Template, brain: Brain, start: Float[np.ndarray, "12"], free: Float[np.ndarray, "12"]
+) -> Float[np.ndarray, "12"]:
     p = start
-    for level, volume, c, iterations in zip(levels, pyramid, ROBUST_SCALE, ITERATIONS, strict=True):
+    for level, volume, c, iterations in zip(template.levels, brain.pyramid, ROBUST_SCALE, ITERATIONS, strict=True):
         p = minimise(level, volume, c, iterations, p, free, PRIOR).parameters
-    return p, *agreement(levels[-1], pyramid[-1], p)
+    return np.asarray(jax.device_get(p))

@@ -5,15 +5,13 @@ the field of view or was taken out. Here each start supposes that a certain shar
 further, to children's brains; in return the aspect of the brain is held to that of healthy ones.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
-from scipy.spatial.transform import Rotation
+from jaxtyping import Float
 
 from strega_jax.slices.registration import GRID_MM, RADIUS_MM, Level, Prior, agreement, cayley, matrix, minimise
 from strega_jax.slices.template import Template
@@ -75,7 +73,7 @@ def find_pose(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -
         brain: what was seen.
         free: (12,) float32, 1 for parameters that may change.
     """
-    tilts = (Rotation.from_euler("x", tilt, degrees=True).as_matrix() for tilt in TILTS)
+    tilts = map(_tilt, np.radians(TILTS))
     supposed = list(itertools.product(MISSING, repeat=len(brain.cut)))
     starts = [_start(template, brain, brain.rotation.T @ t, s, free) for t in tilts for s in supposed]
     screened = _by_cost(starts, _screen_level(template), brain.pyramid[0], free, SCREEN_ITERATIONS)[: KEPT[0]]
@@ -85,9 +83,9 @@ def find_pose(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -
     [(_, parameters)] = _by_cost(
         [parameters], template.levels[1], brain.pyramid[1], free, ITERATIONS[1], ROBUST_SCALE[1], SETTLING_PRIOR
     )
-    dice, correlation = jax.device_get(_agreement(template.levels[1], brain.pyramid[1], parameters))
+    dice, correlation = agreement(template.levels[1], brain.pyramid[1], parameters)
     cost, words = _best_rival(template, brain, parameters, free)
-    return Found(parameters, float(dice), float(correlation), Rival(cost / coarse[0][0], words))
+    return Found(parameters, dice, correlation, Rival(cost / coarse[0][0], words))
 
 
 def orientations() -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
@@ -130,31 +128,20 @@ def _start(
     return start
 
 
+def _tilt(angle: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation about the left-right axis."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+
+
 def _brain_points(template: Template) -> Float[np.ndarray, "n 3"]:
     level = template.levels[0]
-    brain = np.asarray(level.features[:, 0])
-    return np.asarray(level.points)[brain > brain.max() / 2]
+    brain = level.features[:, 0]
+    return level.points[brain > brain.max() / 2]
 
 
 def _screen_level(template: Template) -> Level:
     return Level(*(part[::SCREEN_STRIDE] for part in template.levels[0]))
-
-
-@functools.partial(jax.jit, static_argnames=("c", "iterations", "prior"))
-def _minimised(
-    level: Level,
-    volume: Float[Array, "g g g 4"],
-    start: Float[Array, "12"],
-    free: Float[Array, "12"],
-    c: float,
-    iterations: int,
-    prior: Prior,
-) -> tuple[Float[Array, ""], Float[Array, "12"]]:
-    fit = minimise(level, volume, c, iterations, start, free, prior)
-    return fit.cost, fit.parameters
-
-
-_agreement = jax.jit(agreement)
 
 
 def _by_cost(
@@ -168,8 +155,8 @@ def _by_cost(
 ) -> list[tuple[float, Float[np.ndarray, "12"]]]:
     """Each start minimised: cost and parameters, the best first."""
     volume = jax.device_put(volume)
-    fits = jax.device_get([_minimised(level, volume, start, free, c, iterations, prior) for start in starts])
-    return sorted(((float(cost), p) for cost, p in fits), key=lambda fit: fit[0])
+    fits = jax.device_get([minimise(level, volume, c, iterations, start, free, prior) for start in starts])
+    return sorted(((float(fit.cost), np.asarray(fit.parameters)) for fit in fits), key=lambda fit: fit[0])
 
 
 def _best_rival(
@@ -179,7 +166,7 @@ def _best_rival(
 
     A rival that turns into the found pose, or its mirror image, is none.
     """
-    pose, missing = np.asarray(matrix(parameters))[:, :3], _missing(template, brain, parameters)
+    pose, missing = matrix(parameters)[:, :3], _missing(template, brain, parameters)
     screened = []
     for order, flips in itertools.islice(orientations(), 1, None):
         turn = np.zeros((3, 3))
@@ -191,7 +178,7 @@ def _best_rival(
     rivals: list[tuple[float, str]] = []
     for _, p, turn, turned, words in sorted(screened, key=lambda rival: rival[0]):
         [(cost, p)] = _by_cost([p], template.levels[0], turned.pyramid[0], free, ITERATIONS[0])
-        if not _same(pose, turn @ np.asarray(matrix(p))[:, :3]):
+        if not _same(pose, turn @ matrix(p)[:, :3]):
             rivals.append((cost, words))
         if len(rivals) == KEPT[0]:
             break
@@ -200,7 +187,7 @@ def _best_rival(
 
 def _missing(template: Template, brain: Brain, parameters: Float[np.ndarray, "12"]) -> tuple[float, ...]:
     """Share of the template's extent that lies beyond each cut face in a pose."""
-    moved = np.asarray(matrix(parameters), np.float64)
+    moved = matrix(parameters.astype(np.float64))
     points = _brain_points(template) @ moved[:, :3].T + RADIUS_MM * moved[:, 3]
     shares = []
     for axis, end in brain.cut:
@@ -229,4 +216,5 @@ def _same(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> bool:
     if np.linalg.det(change) < 0:
         change = change @ np.diag([-1.0, 1.0, 1.0])
     left, _, right = np.linalg.svd(change)
-    return bool(np.degrees(Rotation.from_matrix(left @ right).magnitude()) < SAME_POSE_DEGREES)
+    cosine = (np.trace(left @ right) - 1) / 2  # of the angle of a rotation
+    return bool(cosine > np.cos(np.radians(SAME_POSE_DEGREES)))

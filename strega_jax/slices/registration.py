@@ -9,26 +9,31 @@ shell around it, f and m are the smoothed features of template and scan. ρ leve
 pulls nowhere. Voxels that lie beyond the field of view are left out.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from scipy.spatial.transform import Rotation
+from jaxtyping import Array, Float, Int
+from scipy import ndimage
 
 GRID_MM = 4.0
 GRID_VOXELS = 64  # 256 mm: any head in any pose
 RADIUS_MM = 60.0  # of a brain, about; makes translations commensurate with rotations and strains
 SETTLED_MM = 0.005  # an iteration that moves the brain's surface by less is the last
 MAX_SHEAR = 0.2
+# Every level is worked on in pieces of so many points and padded to so many pieces: one compiled program serves all.
+PIECE, PIECES = 3072, 16
+
+
+Scalar = float | Float[Array, ""]
 
 
 class Level(NamedTuple):
     """The template at one resolution: n points about its centre of gravity."""
 
-    points: Float[Array, "n 3"]  # millimetres
-    features: Float[Array, "n 3"]  # weighted brain, GM, WM
+    points: Float[np.ndarray, "n 3"]  # millimetres
+    features: Float[np.ndarray, "n 3"]  # weighted brain, GM, WM
 
 
 class Prior(NamedTuple):
@@ -41,11 +46,11 @@ class Prior(NamedTuple):
         weight: of the prior against the mean of ρ.
     """
 
-    scale_range: tuple[float, float]
-    aspect: tuple[float, float, float]
-    scale_std: float
-    shear_std: float
-    weight: float
+    scale_range: tuple[Scalar, Scalar]
+    aspect: tuple[Scalar, Scalar, Scalar]
+    scale_std: Scalar
+    shear_std: Scalar
+    weight: Scalar
 
 
 class Fit(NamedTuple):
@@ -61,20 +66,31 @@ class Fit(NamedTuple):
 
 def cayley(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """The parameters of `matrix` that give a rotation of less than half a turn."""
-    turn = Rotation.from_matrix(rotation).as_rotvec()
-    angle = float(np.linalg.norm(turn))
-    return turn * (2 * np.tan(angle / 2) / angle) if angle > 0 else turn
+    k = 2 * np.linalg.solve((rotation + np.eye(3)).T, (rotation - np.eye(3)).T).T
+    return np.array([k[2, 1] - k[1, 2], k[0, 2] - k[2, 0], k[1, 0] - k[0, 1]]) / 2
 
 
-def matrix(p: Float[Array, "12"] | Float[np.ndarray, "12"]) -> Float[Array, "3 4"]:
-    """Parameters (shift / RADIUS_MM, rotation, log scales, shears) → linear part and shift / RADIUS_MM."""
-    zero, one = jnp.zeros((), p.dtype), jnp.ones((), p.dtype)
-    k = jnp.stack([zero, -p[5], p[4], p[5], zero, -p[3], -p[4], p[3], zero]).reshape(3, 3)
+@overload
+def matrix(p: Float[Array, "12"]) -> Float[Array, "3 4"]: ...
+
+
+@overload
+def matrix(p: Float[np.ndarray, "12"]) -> Float[np.ndarray, "3 4"]: ...
+
+
+def matrix(p: Float[Array, "12"] | Float[np.ndarray, "12"]) -> Float[Array, "3 4"] | Float[np.ndarray, "3 4"]:
+    """Parameters (shift / RADIUS_MM, rotation, log scales, shears) → linear part and shift / RADIUS_MM.
+
+    Of a NumPy array, by NumPy: op by op, JAX compiles dozens of programs for it.
+    """
+    xp = np if isinstance(p, np.ndarray) else jnp
+    zero, one = xp.zeros((), p.dtype), xp.ones((), p.dtype)
+    k = xp.stack([zero, -p[5], p[4], p[5], zero, -p[3], -p[4], p[3], zero]).reshape(3, 3)
     # Cayley's transform: a rotation by 2 atan(|p| / 2), smooth everywhere.
-    rotation = jnp.eye(3, dtype=p.dtype) + (k + k @ k / 2) / (1 + jnp.sum(p[3:6] ** 2) / 4)
-    shear = jnp.stack([one, p[9], p[10], zero, one, p[11], zero, zero, one]).reshape(3, 3)
-    linear = rotation @ shear @ jnp.diag(jnp.exp(p[6:9]))
-    return jnp.concatenate([linear, p[:3, None]], axis=1)
+    rotation = xp.eye(3, dtype=p.dtype) + (k + k @ k / 2) / (1 + xp.sum(p[3:6] ** 2) / 4)
+    shear = xp.stack([one, p[9], p[10], zero, one, p[11], zero, zero, one]).reshape(3, 3)
+    linear = rotation @ shear * xp.exp(p[None, 6:9])
+    return xp.concatenate([linear, p[:3, None]], axis=1)
 
 
 def sample(
@@ -102,56 +118,96 @@ def sample(
     return value, jnp.stack([dx, dy, dz], axis=-1) / GRID_MM
 
 
-def _prior_residual(p: Float[Array, "12"], prior: Prior) -> Float[Array, "6"]:
-    scales = p[6:9] - jnp.mean(p[6:9])
-    if any(prior.aspect):
-        scales = scales - jnp.array(prior.aspect, p.dtype)
-    return jnp.concatenate([scales / prior.scale_std, p[9:] / prior.shear_std]) * prior.weight**0.5
+def _prior_terms(p: Float[Array, "12"], prior: Prior) -> tuple[Float[Array, "6"], Float[Array, "6 12"]]:
+    """What the prior adds to the residuals, and its derivative, which is constant."""
+    select = np.zeros((6, 12), np.float32)
+    select[:3, 6:9] = np.eye(3) - 1 / 3  # log scales about their mean
+    select[3:, 9:] = np.eye(3)
+    strength = jnp.sqrt(prior.weight) / jnp.repeat(jnp.stack([prior.scale_std, prior.shear_std]), 3)
+    residual = jnp.asarray(select) @ p - jnp.concatenate([jnp.stack(prior.aspect), jnp.zeros(3)])
+    return residual * strength, jnp.asarray(select) * strength[:, None]
 
 
-def _normal_equations(
-    level: Level, volume: Float[Array, "g g g 4"], c: float, p: Float[Array, "12"], prior: Prior
-) -> tuple[Float[Array, ""], Float[Array, "12"], Float[Array, "12 12"]]:
-    """Cost, half its gradient, and the Gauss–Newton approximation of half its Hessian."""
-    moved = level.points @ matrix(p)[:, :3].T + RADIUS_MM * p[None, :3]
-    value, slope = sample(volume, moved)
-    seen = value[:, 3]
-    residual, slope = value[:, :3] - level.features, slope[:, :3]
+class _Sums(NamedTuple):
+    """Over points: of what was seen; of this times cost, half its gradient and half its Hessian."""
+
+    seen: Float[Array, ""]
+    cost: Float[Array, ""]
+    gradient: Float[Array, "12"]
+    hessian: Float[Array, "9 16"]
+
+
+def _piece(
+    points: Float[Array, "n 3"],
+    features: Float[Array, "n 3"],
+    real: Float[Array, "n"],
+    volume: Float[Array, "g g g 4"],
+    c: Float[Array, ""],
+    pose: Float[Array, "3 4"],
+) -> _Sums:
+    """Of some points, of which those with `real` 0 do not count; derivatives by the elements of the pose."""
+    value, slope = sample(volume, points @ pose[:, :3].T + RADIUS_MM * pose[None, :, 3])
+    seen = value[:, 3] * real
+    residual, slope = value[:, :3] - features, slope[:, :3]
     square = jnp.sum(residual**2, axis=1)
-    # A mean over what was scanned: to move into the unknown neither costs nor gains.
-    share = seen / jnp.sum(seen)
-    cost = jnp.sum(share * c**2 * square / (c**2 + square))
-    weight = share * (c**2 / (c**2 + square)) ** 2
-    place = jnp.concatenate([level.points, jnp.full_like(level.points[:, :1], RADIUS_MM)], axis=1)
+    weight = seen * (c**2 / (c**2 + square)) ** 2
+    place = jnp.concatenate([points, jnp.full_like(points[:, :1], RADIUS_MM)], axis=1)
     pull = jnp.einsum("n,nc,nca->na", weight, residual, slope)
     metric = jnp.einsum("n,nca,ncb->nab", weight, slope, slope)
     squares = place[:, :, None] * place[:, None, :]
-    hessian = metric.reshape(-1, 9).T @ squares.reshape(-1, 16)
-    hessian = hessian.reshape(3, 3, 4, 4).transpose(0, 2, 1, 3).reshape(12, 12)
+    return _Sums(
+        jnp.sum(seen),
+        jnp.sum(seen * c**2 * square / (c**2 + square)),
+        (pull.T @ place).reshape(12),
+        metric.reshape(-1, 9).T @ squares.reshape(-1, 16),
+    )
+
+
+def _normal_equations(
+    level: Level,
+    count: Int[Array, ""],
+    volume: Float[Array, "g g g 4"],
+    c: Float[Array, ""],
+    p: Float[Array, "12"],
+    prior: Prior,
+) -> tuple[Float[Array, ""], Float[Array, "12"], Float[Array, "12 12"]]:
+    """Cost, half its gradient, and the Gauss–Newton approximation of half its Hessian, over `count` points."""
+    pose = matrix(p)
+
+    def add(i: Int[Array, ""], sums: _Sums) -> _Sums:
+        points, features = (jax.lax.dynamic_slice_in_dim(part, i * PIECE, PIECE) for part in level)
+        real = (i * PIECE + jnp.arange(PIECE) < count).astype(jnp.float32)
+        return jax.tree.map(jnp.add, sums, _piece(points, features, real, volume, c, pose))
+
+    zeros = _Sums(jnp.zeros(()), jnp.zeros(()), jnp.zeros(12), jnp.zeros((9, 16)))
+    sums = jax.lax.fori_loop(0, (count + PIECE - 1) // PIECE, add, zeros)
+    # A mean over what was scanned: to move into the unknown neither costs nor gains.
+    sums = jax.tree.map(lambda part: part / sums.seen, sums)
+    hessian = sums.hessian.reshape(3, 3, 4, 4).transpose(0, 2, 1, 3).reshape(12, 12)
     chain = jax.jacfwd(matrix)(p).reshape(12, 12)
-    known, known_slope = _prior_residual(p, prior), jax.jacfwd(_prior_residual)(p, prior)
-    gradient = chain.T @ (pull.T @ place).reshape(12) + known_slope.T @ known
-    return cost + known @ known, gradient, chain.T @ hessian @ chain + known_slope.T @ known_slope
+    known, slope = _prior_terms(p, prior)
+    gradient = chain.T @ sums.gradient + slope.T @ known
+    return sums.cost + known @ known, gradient, chain.T @ hessian @ chain + slope.T @ slope
 
 
-def _bounded(p: Float[Array, "12"], scale_range: tuple[float, float]) -> Float[Array, "12"]:
-    scales = jnp.clip(p[6:9], np.log(scale_range[0]), np.log(scale_range[1]))
+def _bounded(p: Float[Array, "12"], scale_range: tuple[Scalar, Scalar]) -> Float[Array, "12"]:
+    scales = jnp.clip(p[6:9], jnp.log(scale_range[0]), jnp.log(scale_range[1]))
     return jnp.concatenate([p[:6], scales, jnp.clip(p[9:], -MAX_SHEAR, MAX_SHEAR)])
 
 
 def minimise(
     level: Level,
-    volume: Float[Array, "g g g 4"],
+    volume: Float[Array, "g g g 4"] | Float[np.ndarray, "g g g 4"],
     c: float,
     iterations: int,
-    start: Float[Array, "12"],
-    free: Float[Array, "12"],
+    start: Float[Array, "12"] | Float[np.ndarray, "12"],
+    free: Float[np.ndarray, "12"],
     prior: Prior,
 ) -> Fit:
     """Levenberg–Marquardt (Marquardt 1963) over the free parameters.
 
     Args:
-        level: the template's points and features.
+        level: the template's points and features, at most PIECE · PIECES.
         volume: the scan's features and field of view, about its centre.
         c: where ρ levels off, in units of the weighted features.
         iterations: at most.
@@ -159,35 +215,54 @@ def minimise(
         free: (12,) float32, 1 for what may change and 0 for what may not.
         prior: of T.
     """
+    count = len(level.points)
+    padded = Level(*(np.pad(part, [(0, PIECE * PIECES - count), (0, 0)]) for part in level))
+    return _minimise(padded, np.int32(count), volume, c, iterations, start, free, prior)
 
+
+@jax.jit
+def _minimise(
+    level: Level,
+    count: Int[Array, ""],
+    volume: Float[Array, "g g g 4"],
+    c: Float[Array, ""],
+    iterations: Int[Array, ""],
+    start: Float[Array, "12"],
+    free: Float[Array, "12"],
+    prior: Prior,
+) -> Fit:
     def step(carry: tuple[jax.Array, Fit]) -> tuple[jax.Array, Fit]:
-        count, fit = carry
+        done, fit = carry
+        first = done == 0  # evaluates the start; in the loop, so that what evaluates is compiled once
         system = fit.hessian * free[:, None] * free[None, :]
         system = system + jnp.diag(fit.damping * jnp.diag(system) + (1 - free) + 1e-9)
         trial = _bounded(fit.parameters - jnp.linalg.solve(system, fit.gradient * free), prior.scale_range)
-        cost, gradient, hessian = _normal_equations(level, volume, c, trial, prior)
-        moved = RADIUS_MM * jnp.max(jnp.abs(trial - fit.parameters))
-        better = Fit(trial, cost, gradient, hessian, fit.damping * 0.2, moved)
+        trial = jnp.where(first, fit.parameters, trial)
+        cost, gradient, hessian = _normal_equations(level, count, volume, c, trial, prior)
+        moved = jnp.where(first, jnp.inf, RADIUS_MM * jnp.max(jnp.abs(trial - fit.parameters)))
+        better = Fit(trial, cost, gradient, hessian, fit.damping * jnp.where(first, 1.0, 0.2), moved)
         worse = fit._replace(damping=fit.damping * 8, moved=moved)
-        return count + 1, jax.tree.map(lambda a, b: jnp.where(cost < fit.cost, a, b), better, worse)
+        return done + 1, jax.tree.map(lambda a, b: jnp.where(cost < fit.cost, a, b), better, worse)
 
     def unsettled(carry: tuple[jax.Array, Fit]) -> jax.Array:
-        return (carry[0] < iterations) & (carry[1].moved > SETTLED_MM)
+        return (carry[0] <= iterations) & (carry[1].moved > SETTLED_MM)
 
-    first = Fit(start, *_normal_equations(level, volume, c, start, prior), jnp.float32(1e-3), jnp.float32(jnp.inf))
-    return jax.lax.while_loop(unsettled, step, (jnp.int32(0), first))[1]
+    inf = jnp.float32(jnp.inf)
+    unknown = Fit(start, inf, jnp.zeros(12), jnp.eye(12), jnp.float32(1e-3), inf)
+    return jax.lax.while_loop(unsettled, step, (jnp.int32(0), unknown))[1]
 
 
-def agreement(
-    level: Level, volume: Float[Array, "g g g 4"], p: Float[Array, "12"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def agreement(level: Level, volume: Float[np.ndarray, "g g g 4"], p: Float[np.ndarray, "12"]) -> tuple[float, float]:
     """Of what was scanned: Dice of the smoothed brains, correlation of the GM − WM contrast within the template's."""
-    value, _ = sample(volume, level.points @ matrix(p)[:, :3].T + RADIUS_MM * p[None, :3])
-    seen = value[:, 3]
-    ours, theirs = value[:, 0] * seen, level.features[:, 0] * seen
-    dice = 2 * jnp.sum(jnp.minimum(ours, theirs)) / jnp.sum(ours + theirs)
-    a, b = value[:, 1] - value[:, 2], level.features[:, 1] - level.features[:, 2]
-    brain = theirs / jnp.sum(theirs)
-    a, b = a - jnp.sum(brain * a), b - jnp.sum(brain * b)
-    correlation = jnp.sum(brain * a * b) / jnp.sqrt(jnp.sum(brain * a**2) * jnp.sum(brain * b**2))
-    return dice, correlation
+    pose = matrix(p)
+    index = (level.points @ pose[:, :3].T + RADIUS_MM * pose[:, 3]) / GRID_MM + (GRID_VOXELS - 1) / 2
+    value = [ndimage.map_coordinates(volume[..., i], index.T, order=1, mode="nearest") for i in range(4)]
+    seen = value[3]
+    ours, theirs = value[0] * seen, level.features[:, 0] * seen
+    dice = 2 * np.sum(np.minimum(ours, theirs)) / np.sum(ours + theirs)
+    a, b = value[1] - value[2], level.features[:, 1] - level.features[:, 2]
+    brain = theirs / np.sum(theirs)
+    a, b = a - np.sum(brain * a), b - np.sum(brain * b)
+    with np.errstate(invalid="ignore"):  # of no tissue at all: not a number, and good enough for nothing
+        correlation = np.sum(brain * a * b) / np.sqrt(np.sum(brain * a**2) * np.sum(brain * b**2))
+    return float(dice), float(correlation)

@@ -41,7 +41,7 @@ def mni152_template() -> Template:
         maps = np.concatenate([fractions, np.ones((*brain.shape, 1), np.float32)], axis=-1)
         found = features(maps, sigma)[every][near[every]]
         points = (millimetres[every][near[every]] - centre).astype(np.float32)
-        levels.append(Level(points, found[:, :3]))  # pyright: ignore[reportArgumentType]
+        levels.append(Level(points, found[:, :3]))
     return Template(centre, float(brain.sum()) * GRID_MM**3, tuple(levels))
 
 
