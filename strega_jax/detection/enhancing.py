@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box
 from strega_jax.errors import ScanError
-from strega_jax.postprocess import bounding_box
 from strega_jax.postprocess.morphology import drop_small_volumes
 from strega_jax.tissue import TissueMap
 

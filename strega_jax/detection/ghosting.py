@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.fft import next_fast_len
 
-from strega_jax.postprocess import bounding_box
+from strega_jax.boxes import bounding_box
 
 WORKING_MM = 2.0  # finer scans are averaged to about this
 DETAIL_MM = 3.0  # standard deviation of what is taken off as smooth

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.boxes import bounding_box
 from strega_jax.detection.brain_quality import mask_warnings
 from strega_jax.detection.field_of_view import SIDES, field_of_view_warnings, is_cut
 from strega_jax.detection.found import Detection
@@ -18,7 +19,6 @@ from strega_jax.detection.ghosting import strongest_ghost
 from strega_jax.detection.grey_white import white_brightness
 from strega_jax.detection.pose import fit_pose
 from strega_jax.models.reference import Reference, slice_error
-from strega_jax.postprocess import bounding_box
 from strega_jax.scans.contrast import UNKNOWN, tissue_contrasts
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume

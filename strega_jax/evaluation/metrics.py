@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
-from strega_jax.postprocess import bounding_box
+from strega_jax.boxes import bounding_box
 
 
 def dice(mask: Bool[np.ndarray, "..."], truth: Bool[np.ndarray, "..."]) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
+from strega_jax.boxes import bounding_box
 from strega_jax.config import Postprocess
 from strega_jax.detection.found import Detection
-from strega_jax.postprocess import bounding_box, mask_from_score
+from strega_jax.postprocess import mask_from_score
 
 MARGIN_MM = 6.0  # shown around the brain
 # Percentiles of the brain's intensities that become black and white.

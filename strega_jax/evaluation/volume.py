@@ -5,10 +5,10 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.boxes import bounding_box
 from strega_jax.evaluation.lesion_wise import lesion_wise_dice
 from strega_jax.evaluation.lesions import LesionMatch, box_agreement, match_lesions
 from strega_jax.evaluation.metrics import dice, rank, surface_agreement
-from strega_jax.postprocess import bounding_box
 
 # Surfaces closer than this are taken as one: about the error of a hand-drawn outline at 1 mm.
 SURFACE_TOLERANCE_MM = 1.0

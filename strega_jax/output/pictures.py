@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box
 from strega_jax.detection.found import Detection
-from strega_jax.postprocess import bounding_box, slice_boxes
+from strega_jax.postprocess import slice_boxes
 
 JPEG_QUALITY = 80
 SHOWN_SLICES, COLUMNS = 12, 6

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from strega_jax.boxes import bounding_box
 from strega_jax.output.pictures import jpeg, png, tiled
-from strega_jax.postprocess import bounding_box
 
 # Of one embedded volume, and of all images of a page together; finer ones are shown with every second, third, …
 # voxel. Keeps a page of one scan below 5 MB, and one of four contrasts of 1 mm below 6 MB.

@@ -3,14 +3,13 @@
 from strega_jax.postprocess.appearance import refine_by_appearance
 from strega_jax.postprocess.components import Component, SliceBox, find_components, slice_boxes
 from strega_jax.postprocess.healthy import healthy_threshold, healthy_thresholds
-from strega_jax.postprocess.mask import bounding_box, mask_from_score
+from strega_jax.postprocess.mask import mask_from_score
 from strega_jax.postprocess.otsu import otsu_thresholds
 from strega_jax.postprocess.refine import refine_scores
 
 __all__ = [
     "Component",
     "SliceBox",
-    "bounding_box",
     "find_components",
     "healthy_threshold",
     "healthy_thresholds",

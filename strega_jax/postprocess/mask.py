@@ -7,6 +7,7 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.boxes import bounding_box
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes
@@ -65,17 +66,6 @@ def mask_from_score(
     mask[box] = marked.transpose(1, 2, 0)
     mask[box] = drop_small_volumes(mask[box], settings.min_volume_ml * 1000 / math.prod(spacing_mm))
     return mask
-
-
-def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
-    """The smallest box of indices that holds every true voxel; None when there is none."""
-    box = []
-    for axis in range(mask.ndim):
-        on = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if on.size == 0:
-            return None
-        box.append(slice(int(on[0]), int(on[-1]) + 1))
-    return tuple(box)
 
 
 def _check(score: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "i j k"]) -> None:

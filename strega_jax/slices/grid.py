@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box
 from strega_jax.config import Preprocess
 from strega_jax.scans.scan import Scan
 
@@ -36,7 +37,7 @@ class SliceGrid:
         step = np.linalg.norm(self.to_scan[:3, :3], axis=1)
         sigma = np.maximum(0.0, (step - 1.0) / 2.0)
         if sigma.max() > 0:
-            volume = ndimage.gaussian_filter(volume, sigma, mode="constant")
+            volume = _smoothed(volume, sigma)
         # scipy takes the offset from a homogeneous matrix
         stack = ndimage.affine_transform(volume, self.to_scan, output_shape=self.shape, order=1)
         return np.ascontiguousarray(np.moveaxis(stack, 2, 0))
@@ -45,6 +46,17 @@ class SliceGrid:
         """Linear interpolation of a stack of slices at every voxel of the scan; 0 outside the stack."""
         stack = np.moveaxis(slices, 0, 2)
         return ndimage.affine_transform(stack, np.linalg.inv(self.to_scan), output_shape=scan_shape, order=1)
+
+
+def _smoothed(volume: Float[np.ndarray, "x y z"], sigma: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
+    """Gaussian smoothing with zeros around, worked out where anything but zeros is near."""
+    smooth = np.zeros_like(volume)
+    box = bounding_box(volume != 0)
+    if box is not None:
+        reach = (4 * sigma + 0.5).astype(int)  # where SciPy ends a Gaussian
+        near = tuple(slice(max(0, s.start - int(r)), s.stop + int(r)) for s, r in zip(box, reach, strict=True))
+        smooth[near] = ndimage.gaussian_filter(volume[near], sigma, mode="constant")
+    return smooth
 
 
 def whole_slice_grid(scan: Scan, settings: Preprocess) -> SliceGrid:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
@@ -152,8 +152,10 @@ def _channels(
         fractions = [tissue.pve[..., c].astype(np.float32) for c in range(3)]
         if settings.representation == "fractions":
             return fractions
-        beyond = np.maximum(tissue_standardised(scan.data, tissue) - np.float32(WHITE), np.float32(0))
-        return [*fractions, np.where(brain, beyond / np.float32(WHITE), np.float32(0))]
+        excess = np.zeros(brain.shape, np.float32)
+        inside = tissue_standardised(scan.data[brain], tissue.pveseg[brain])
+        excess[brain] = np.maximum(inside - np.float32(WHITE), np.float32(0)) / np.float32(WHITE)
+        return [*fractions, excess]
     if settings.representation == "intensity":
         restored = tissue.restored.astype(np.float32)
         bright = np.percentile(restored[brain], INTENSITY_PERCENTILE)
@@ -178,17 +180,23 @@ def beyond_tissue(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float
     return np.clip((image - bright) / (WHITE * (solid - fluid) / 2), 0, 1).astype(np.float32)
 
 
-def tissue_standardised(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float[np.ndarray, "x y z"]:
+def tissue_standardised(
+    image: Float[np.ndarray, "*shape"], labels: UInt8[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
     """Intensities on the scale of the tissue classes: the median CSF, GM and WM voxel become 1, 2 and 3.
 
     Between the medians the map is linear; beyond them it goes on with the same slope, to 0 and to 6. What no
     healthy tissue shows, such as a rim that takes up contrast agent, keeps a value of its own, which fractions and
     labels cannot hold. Images of any scanner and contrast come out on the one scale.
 
+    Args:
+        image: intensities of any voxels.
+        labels: of these, as `TissueMap.pveseg`.
+
     Raises:
         ScanError: two classes share a median.
     """
-    medians = np.array([np.median(image[tissue.pveseg == label]) for label in (1, 2, 3)])
+    medians = np.array([np.median(image[labels == label]) for label in (1, 2, 3)])
     rank = np.argsort(medians)
     low, middle, high = medians[rank]
     if not low < middle < high:

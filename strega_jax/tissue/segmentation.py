@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
+from strega_jax.boxes import bounding_box
 from strega_jax.errors import ConfigError
 from strega_jax.forked import require_own_threads
 from strega_jax.scans.contrast import CONTRASTS, NAMES, Contrast
@@ -122,7 +123,8 @@ def segment(
     schedule = PRESETS[preset]
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
     image, mask = checks.brain_intensities(image, spacing, mask, assume_stripped)
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
+    assert box is not None  # a mask without voxels is refused above
     inner_shape = tuple(s.stop - s.start for s in box)
     pad = tuple((1, -(n + 2) % PAD_TO + 1) for n in inner_shape)
     mask_box = np.pad(mask[box], pad)
@@ -185,14 +187,6 @@ def _check_settings(contrast: str, preset: str, n_classes: int) -> None:
     ):
         if value not in known:
             raise ConfigError(f"{name} {value!r} is unknown; it is one of {', '.join(map(str, known))}")
-
-
-def _bounding_box(mask: Bool[np.ndarray, "x y z"]) -> tuple[slice, slice, slice]:
-    box = []
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return box[0], box[1], box[2]
 
 
 class _Fields(NamedTuple):
