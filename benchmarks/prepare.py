@@ -9,68 +9,21 @@ call of a compiled program to the end of its results, whichever thread calls; co
 
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
 from absl import app, flags
+from device_watch import PROGRAMS, Watch
 from ml_collections import config_flags
 
 from strega_jax.run_config import as_run
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.splits import subject_splits
-from strega_jax.slices import align
 from strega_jax.slices.cohort import prepare_cohort
-from strega_jax.tissue import segmentation
 
 INPUT = flags.DEFINE_string("input", None, "Folder with the scans.", required=True)
 WORKERS = flags.DEFINE_integer("workers", 2, "Scans in flight at once.", lower_bound=1)
 CONFIG = config_flags.DEFINE_config_file("config", "configs/strega.py", "Run config whose `preprocess` part is used.")
-
-# What runs on the device: module and name of each jitted function.
-PROGRAMS = (
-    (segmentation, "_expectation_maximisation"),
-    (segmentation, "_partial_volumes"),
-    (align, "_register"),
-)
-
-
-class Watch:
-    """Notes from when to when each call of a jitted function keeps the device busy."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[float, float]] = []
-        self._waiting: list[threading.Thread] = []
-
-    def over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, watched; it returns as early as before."""
-
-        def watched(*arguments: Any, **named: Any) -> Any:
-            begin = time.perf_counter()
-            results = function(*arguments, **named)
-            waiting = threading.Thread(target=self._note, args=(begin, results))
-            self._waiting.append(waiting)
-            waiting.start()
-            return results
-
-        return watched
-
-    def busy(self) -> float:
-        """Seconds in which at least one call was under way."""
-        for waiting in self._waiting:
-            waiting.join()
-        total, until = 0.0, 0.0
-        for begin, end in sorted(self.spans):
-            total += max(0.0, end - max(begin, until))
-            until = max(until, end)
-        return total
-
-    def _note(self, begin: float, results: Any) -> None:
-        jax.block_until_ready(results)
-        self.spans.append((begin, time.perf_counter()))
 
 
 def main(argv: list[str]) -> None:

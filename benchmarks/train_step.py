@@ -6,8 +6,8 @@ eager and, with --compiled, through torch.compile. Without PyTorch only the JAX 
     python -m benchmarks.train_step --sizes=128,256 --batch=8
     python -m benchmarks.train_step --sizes=128 --field=stem_stride=2 --field=block=basic --field=head=full_conv
 
-`GFLOP/image` is XLA's count of the step's operations before optimisation, divided by the batch. CPU-ms/image is
-the processor time of all threads: on a busy machine trust it before the images/s.
+GFLOP/s are XLA's count of the step's operations before optimisation, over the time. CPU-ms are the processor time of
+all threads.
 """
 
 import importlib.util
@@ -53,15 +53,13 @@ def report(size: int) -> None:
             raise StregaError(f"the networks differ: {own.parameters} and {torch_parameters} parameters")
         if COMPILED.value:
             steps["PyTorch compiled"], _ = torch_step(detector, images, compiled=True)
-    print(f"\n{size}×{size}, batch {BATCH.value}, {own.parameters:,} parameters, {gflop:.2f} GFLOP/image, ", end="")
-    print(f"{COMPUTE_DTYPE.value}, {jax.devices()[0].device_kind}")
     results = timings(steps, ROUNDS.value)
     base_wall, base_cpu = results["JAX"]
     for name, (wall, cpu) in results.items():
+        speed = BATCH.value / wall
         print(
-            f"{name:17s} {BATCH.value / wall:9.2f} images/s  {gflop * BATCH.value / wall:9.1f} GFLOP/s"
-            f"  {1e3 * cpu / BATCH.value:8.1f} CPU-ms/image   JAX/this: {wall / base_wall:.2f}× by wall, "
-            f"{cpu / base_cpu:.2f}× by CPU time",
+            f"| {size}×{size} | {name} | {speed:.1f} | {gflop * speed:.0f} | {1e3 * cpu / BATCH.value:.1f} "
+            f"| {wall / base_wall:.2f} | {cpu / base_cpu:.2f} |",
             flush=True,
         )
 
@@ -69,6 +67,10 @@ def report(size: int) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    device = jax.devices()[0].device_kind
+    print(f"batch {BATCH.value}, {COMPUTE_DTYPE.value}, {device}\n")
+    print("| image | step | images/s | GFLOP/s | CPU-ms an image | JAX is faster by, wall | by CPU time |")
+    print("|---|---|---|---|---|---|---|")
     for size in SIZES.value:
         report(int(size))
 
