@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
         Model.score = watch.over(Model.score)
         wall = predict_s(folder / "many", folder / "second")
         count = _SCANS.value or 1
-        print("| scans | s a scan | one alone, s | alone over in a cohort | device busy |\n|---|---|---|---|---|")
+        print("| scans | s a scan | one alone, s | alone over that | device busy |\n|---|---|---|---|---|")
         rate = wall / count
         print(f"| {count} | {rate:.2f} | {alone:.2f} | {alone / rate:.2f} | {100 * watch.busy() / wall:.0f} % |")
 

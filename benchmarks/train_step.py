@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     device = jax.devices()[0].device_kind
     print(f"batch {BATCH.value}, {COMPUTE_DTYPE.value}, {device}\n")
-    print("| image | step | images/s | GFLOP/s | CPU-ms an image | JAX is faster by, wall | by CPU time |")
+    print("| image | step | images/s | GFLOP/s | CPU-ms an image | JAX over this, by wall | by CPU time |")
     print("|---|---|---|---|---|---|---|")
     for size in SIZES.value:
         report(int(size))
