@@ -1,16 +1,13 @@
-"""What `predict` takes for one scan of 240×240×155 voxels of 1 mm, from the start of the command to mask and report.
+"""What the stages of `predict` take for one scan of 240×240×155 voxels of 1 mm, in a process that has done one before.
 
     python benchmarks/predict_time.py
 
-Cold: the first run on a machine, every program compiled. Warm: the next run of the command. Then the stages of one
-more scan in a process that has done one before. The scan is the MNI152 template with noise and a planted lesion; the
-model is the package's own. The stages of several scans overlap in `predict`; here they follow one another.
+The scan is the MNI152 template with noise and a planted lesion; the model is the package's own. The stages of several
+scans overlap in `predict`; here they follow one another. startup.py times the command as a whole.
 """
 
 import collections
 import functools
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -59,15 +56,6 @@ def make_scan(path: Path, every: int = 1) -> None:
     nibabel.save(nibabel.Nifti1Image(thinned, template.affine @ np.diag([every] * 3 + [1])), path)
 
 
-def command_s(scan: Path, folder: Path, cache: Path) -> float:
-    """Wall time of the command."""
-    command = [sys.executable, "-m", "strega_jax.predict", f"--input={scan}", f"--output={folder}"]
-    start = time.perf_counter()
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    return time.perf_counter() - start
-
-
 @contextmanager
 def timed(spent: dict[str, float]) -> Iterator[None]:
     """Add up what each of `STAGES` takes."""
@@ -114,10 +102,7 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder, scan = Path(root), Path(root, "scan_T1w.nii.gz")
         make_scan(scan)
-        print("| | s |\n|---|---|")
-        for name, output in (("cold", "a"), ("warm", "b")):
-            print(f"| {name} | {command_s(scan, folder / output, folder / 'cache'):.1f} |", flush=True)
-        print("\n| stage | s |\n|---|---|")
+        print("| stage | s |\n|---|---|")
         for name, seconds in stages_s(scan, folder).items():
             print(f"| {name} | {seconds:.2f} |")
 

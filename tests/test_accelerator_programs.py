@@ -46,6 +46,17 @@ def traced_train_step():
     return step.trace(state, RAW), state
 
 
+@pytest.mark.parametrize(("accumulate", "found"), [(1, True), (2, False)])
+def test_on_a_cpu_kernels_have_gradients_by_convolution_but_not_in_the_loop_over_parts(accumulate, found):
+    run = small_run(model={"maps": (16,), "block": "basic"}, optimiser={"accumulate": accumulate})
+    detector = build(run.detector, run.model, run.compute_dtype)
+    optimizer = make_optimizer(run.optimiser, detector, 10)
+    step = make_train_step(detector, optimizer, run, UNIT, data_mesh())
+    state = jax.eval_shape(functools.partial(init_state, detector, optimizer, run.optimiser, SHAPE, 0))
+    lowered = step.trace(state, RAW).lower(lowering_platforms=("cpu",)).as_text()
+    assert bool(re.search(r"stablehlo.convolution.*-> tensor<3x3x16x16xf32>", lowered)) == found
+
+
 @functools.cache
 def train_program(platform: str) -> str:
     """The step as StableHLO for a platform."""

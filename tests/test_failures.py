@@ -24,7 +24,6 @@ from strega_jax.models import model
 from strega_jax.models.opening import open_model
 from strega_jax.output import write
 from strega_jax.output.files import KINDS, require_apart, result_files
-from strega_jax.pipeline import in_threads, staged
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.files import appearing_in
 from strega_jax.tissue import segment
@@ -306,45 +305,6 @@ def test_only_what_no_scan_can_be_blamed_for_ends_a_run(error, ends, tmp_path):
         assert message.startswith("scans/a.nii.gz: ")
         assert "\n" not in message
         assert (tmp_path / failures.LOG).exists() == ("traceback" in message)
-
-
-def test_items_that_cannot_be_had_are_told_after_those_before_them():
-    def items():
-        yield from (1, 2)
-        raise RuntimeError("no third")
-
-    found = []
-    with pytest.raises(RuntimeError, match="no third"):
-        found.extend(staged(items(), (lambda n: n * 10,)))
-    assert found == [(1, 10, None), (2, 20, None)]
-
-
-def test_a_stage_that_wants_to_exit_hands_that_on():
-    def leave(_):
-        raise SystemExit(3)
-
-    for run in (staged([1], (leave, lambda n: n)), in_threads([1], leave, 1)):
-        ((item, value, error),) = run
-        assert (item, value) == (1, None)
-        assert isinstance(error, SystemExit)
-
-
-def test_a_consumer_that_stops_cancels_what_has_not_begun():
-    begun = []
-
-    def work(n):
-        begun.append(n)
-        time.sleep(0.02)
-        return n
-
-    for run in (in_threads(range(100), work, 2), staged(range(100), (work, lambda n: n))):
-        begun.clear()
-        next(run)
-        run.close()  # as the interpreter does where a consumer is interrupted
-        assert 0 < len(begun) < 20
-        counted = len(begun)
-        time.sleep(0.1)
-        assert len(begun) == counted
 
 
 @pytest.mark.parametrize("use", ["model", "segmentation", "opening"])

@@ -6,6 +6,7 @@ lesions are darker than white matter the contrast is negative, on others positiv
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,6 +22,18 @@ BILATERAL_ML = (30.0, 90.0)  # of the two hemispheres together
 PLAQUES, PLAQUE_ML = (8, 25), (0.1, 1.5)  # how many of multiple sclerosis, and how large; the largest are confluent
 OEDEMA, RIM = 0.45, 0.6  # share of the tumour's depth down to which it is oedema, and from there down to which rim
 Planted = tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]
+
+
+class _Healthy(NamedTuple):
+    """Where a lesion is planted; as the arguments of `plant_kind`."""
+
+    volume: np.ndarray
+    brain: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    contrast: float
+
+
+Planter = Callable[[_Healthy, np.random.Generator], Planted]
 
 
 def plant_kind(
@@ -49,28 +62,18 @@ def plant_kind(
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of planted lesion {kind!r}; known: {', '.join(KINDS)}")
-    return KINDS[kind](volume, brain, spacing_mm, rng, contrast)
+    return KINDS[kind](_Healthy(volume, brain, spacing_mm, contrast), rng)
 
 
-def _lesion(
-    volume: np.ndarray,
-    brain: np.ndarray,
-    spacing: tuple[float, float, float],
-    rng: np.random.Generator,
-    contrast: float,
-) -> Planted:
+def _lesion(healthy: _Healthy, rng: np.random.Generator) -> Planted:
+    volume, brain, spacing, contrast = healthy
     volume_ml = float(np.exp(rng.uniform(*np.log(VOLUMES_ML))))
     return plant_lesion(volume, brain, spacing, rng, volume_ml=volume_ml, contrast=contrast)
 
 
-def _tumour(
-    volume: np.ndarray,
-    brain: np.ndarray,
-    spacing: tuple[float, float, float],
-    rng: np.random.Generator,
-    contrast: float,
-) -> Planted:
+def _tumour(healthy: _Healthy, rng: np.random.Generator) -> Planted:
     """A cavity, a rim as bright as the brightest tissue or brighter, and oedema in which anatomy is still seen."""
+    volume, brain, spacing, contrast = healthy
     volume_ml = float(np.exp(rng.uniform(*np.log(VOLUMES_ML))))
     changed, mask = plant_lesion(
         volume, brain, spacing, rng, volume_ml=volume_ml, contrast=contrast * rng.uniform(0.3, 0.6)
@@ -89,14 +92,9 @@ def _tumour(
     return changed.astype(np.float32), mask
 
 
-def _plaques(
-    volume: np.ndarray,
-    brain: np.ndarray,
-    spacing: tuple[float, float, float],
-    rng: np.random.Generator,
-    contrast: float,
-) -> Planted:
+def _plaques(healthy: _Healthy, rng: np.random.Generator) -> Planted:
     """Many small ellipsoids in the tissue that is brightest on T1w, the deep half of the brain."""
+    volume, brain, spacing, contrast = healthy
     depth = np.asarray(ndimage.distance_transform_edt(brain, sampling=spacing))
     smooth = ndimage.gaussian_filter(volume, 2.0 / np.asarray(spacing))
     deep = brain & (depth > 2 * RIND_MM)
@@ -122,14 +120,9 @@ def _plaques(
     return _shifted(volume, share, 0.8 * contrast * (high - low), low, high), mask
 
 
-def _bilateral(
-    volume: np.ndarray,
-    brain: np.ndarray,
-    spacing: tuple[float, float, float],
-    rng: np.random.Generator,
-    contrast: float,
-) -> Planted:
+def _bilateral(healthy: _Healthy, rng: np.random.Generator) -> Planted:
     """One infiltrating tumour in each hemisphere, joined or not: the same outline in both, weaker in one."""
+    volume, brain, spacing, contrast = healthy
     volume_ml = float(np.exp(rng.uniform(*np.log(BILATERAL_ML)))) / 2
     _, one = plant_lesion(volume, brain, spacing, rng, volume_ml=volume_ml, contrast=contrast)
     ends = ndimage.find_objects(brain.astype(np.uint8))[0][0]
@@ -164,20 +157,11 @@ def _near(place: int, reach: float, size: int) -> slice:
     return slice(max(0, place - int(reach)), min(size, place + int(reach) + 2))
 
 
-def _local(kind: str) -> Callable[..., Planted]:
-    def planted(
-        volume: np.ndarray,
-        brain: np.ndarray,
-        spacing: tuple[float, float, float],
-        rng: np.random.Generator,
-        contrast: float,
-    ) -> Planted:
-        return local_anomaly(volume, brain, spacing, rng, kind=kind)
-
-    return planted
+def _local(kind: str) -> Planter:
+    return lambda healthy, rng: local_anomaly(healthy.volume, healthy.brain, healthy.spacing_mm, rng, kind=kind)
 
 
-KINDS: dict[str, Callable[..., Planted]] = {
+KINDS: dict[str, Planter] = {
     PLAIN: _lesion,
     "tumour": _tumour,
     "plaques": _plaques,
