@@ -72,7 +72,7 @@ def write_patient_page(
 
 _LEGEND = (
     "<p>All panes move together. <b class=mark>Orange outline</b>: what the contrast marks alone; "
-    "<b class=box>blue outline</b>: what the fused score marks, the same in every pane; dashed in both colours where "
+    "<b class=box>blue outline</b>: what the fused result marks, the same in every pane; dashed in both colours where "
     "they coincide. All scores are coloured on one scale.</p>"
 )
 
