@@ -1,7 +1,7 @@
 """What a trained VAE's reconstruction adds to the atlas mean that it starts from: mean squared errors.
 
-    python -m benchmarks.vae_share --scans=ixi/ --every=8
-    python -m benchmarks.vae_share --scans=brats/ --contrasts=T1ce --checkpoint=runs/strega
+    python -m benchmarks.vae_share --checkpoint=runs/strega_vae --scans=ixi/ --every=8
+    python -m benchmarks.vae_share --checkpoint=runs/strega_vae --scans=brats/ --contrasts=T1ce
 
 Of detectors with an atlas (`cce_vae` with `atlas_heights`, `cce_vae_judge`). Errors are of the CSF, GM and WM shares,
 the mean over pixels of the brain, over the slices of a scan and over scans. Where the reconstruction is the atlas mean,
@@ -19,13 +19,13 @@ from strega_jax.detectors.cce_vae_judge import CceVaeJudge
 from strega_jax.errors import ConfigError
 from strega_jax.models.batches import to_batch
 from strega_jax.models.model import Model
-from strega_jax.models.opening import SHIPPED, open_model
+from strega_jax.models.opening import open_model
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.source import open_scan
 from strega_jax.slices.preprocess import preprocess
 
 _SCANS = flags.DEFINE_string("scans", None, "Folder of brain-extracted scans.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Run, checkpoint or weights; default: the packaged weights.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, checkpoint or weights.", required=True)
 _CONTRASTS = flags.DEFINE_list("contrasts", ["T1w"], "MR contrasts that are used.")
 _EVERY = flags.DEFINE_integer("every", 1, "Use every n-th scan.", lower_bound=1)
 
@@ -34,7 +34,7 @@ SHARES = 3  # channels: CSF, GM, WM
 
 def main(_: list[str]) -> None:
     """Print a line a scan, and their mean."""
-    model = open_model(_CHECKPOINT.value or SHIPPED).model
+    model = open_model(_CHECKPOINT.value).model
     if not isinstance(model, Model):
         raise ConfigError("an exported model does not tell its parts apart; give the checkpoint")
     detector, variables = model.detector, model.variables

@@ -22,6 +22,7 @@ from strega_jax.run_config import as_config, as_run
 SMALL = (16, 32, 64, 128)
 # Optimiser steps, and what is smaller than the method's own config.
 BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
+    "atlas_judge": (60, {}),
     "cce_vae_judge": (60, {}),
     "cce_vae": (95, {}),
     "vae": (150, {}),
@@ -51,16 +52,16 @@ BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
 VARIANCE = 0.05
 WITH_VARIANCE = ("vae", "ce_vae", "vq_vae", "gm_vae")
 # These have a residual of their own, or none.
-WITHOUT_RESIDUAL = ("cce_vae_judge", "cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
+WITHOUT_RESIDUAL = ("atlas_judge", "cce_vae_judge", "cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
 BATCH = 32
 
 
 def get_config(name: str = "cce_vae") -> ConfigDict:
     """The run of one detector; `NAME@intensity` for the input of its own config."""
     name, _, on = name.partition("@")
-    default = _run_of("strega")
-    healthy = default.model["healthy"]
-    own = default if name in (default.detector, "cce_vae") else _run_of(name)
+    default, with_vae = _run_of("strega"), _run_of("strega_vae")
+    healthy = with_vae.model["healthy"]
+    own = {"atlas_judge": default, "cce_vae_judge": with_vae, "cce_vae": with_vae}.get(name) or _run_of(name)
     steps, smaller = BUDGETS[name]
     model = {**(healthy if name == "cce_vae" else own.model), **smaller}
     preprocess = own.preprocess if on or name == "intensity_threshold" else default.preprocess

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from strega_jax.augment import foreign as module
 from strega_jax.augment.foreign import HIGHEST, LOWEST, TRACE, Planting, plant, vary
-from strega_jax.detectors.cce_vae_judge import tissue_scale
+from strega_jax.detectors.judge import tissue_scale
 from strega_jax.errors import ConfigError
 
 

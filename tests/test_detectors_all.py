@@ -28,7 +28,7 @@ from strega_jax.training.metrics import read_metrics
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 OURS = [
-    name for name in names() if name not in ("cce_vae", "cce_vae_judge")
+    name for name in names() if name not in ("atlas_judge", "cce_vae", "cce_vae_judge")
 ]  # whose configs are the paper's and the default
 
 
@@ -86,6 +86,7 @@ SMALL = {
     "vae": {"maps": (4, 8), "latent": 4},
     "ce_vae": {"maps": (4, 8), "latent": 4},
     "cce_vae": {"maps": (8,), "latent": 4},
+    "atlas_judge": {"atlas_heights": 2, "maps": (8,), "blocks": 1},
     "cce_vae_judge": {"healthy": {"maps": (8,), "latent": 4, "atlas_heights": 2}, "maps": (8,), "blocks": 1},
     "skip_ae": {"maps": (4, 8), "bottleneck": 4},
     "ss_ae": {"maps": (4, 8), "latent": 4, "levels": 2},

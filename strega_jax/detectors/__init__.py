@@ -15,6 +15,7 @@ SHARED = (  # modules of this package that are no method
     "convolutional",
     "filters",
     "gaussian",
+    "judge",
     "layers",
     "pyramid",
     "residual",
