@@ -1,0 +1,31 @@
+"""How the process holds memory that is free again."""
+
+import ctypes
+import os
+import sys
+
+# Numbers of glibc's <malloc.h>.
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+NEVER = -1  # read as the largest size there is
+_OF_USER = ("MALLOC_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory for the next buffer of this process, whichever thread frees or asks for it; until it ends.
+
+    glibc returns every buffer of some ten megabytes to the kernel when it is freed, and the next one costs a page fault
+    for each 4 kB, and its zeroing: a third of the processor time of `predict` at 0.5 mm, half of it in training. One
+    arena, since what lies free in the arena of one thread is of no use to another.
+
+    Call it before there are threads. Where the C library is not glibc, or the user has set up its malloc by environment
+    variables (MALLOC_ARENA_MAX, GLIBC_TUNABLES), nothing happens.
+
+    Returns:
+        Whether it is so now.
+    """
+    if sys.platform != "linux" or any(name.startswith(_OF_USER) for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is None:
+        return False
+    return all([mallopt(ARENA_MAX, 1), mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, NEVER)])
