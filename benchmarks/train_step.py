@@ -20,6 +20,7 @@ from absl import app, flags
 from benchmarks.step_timing import jax_step, timings, torch_step
 from strega_jax.detectors import build
 from strega_jax.errors import StregaError
+from strega_jax.memory import keep_freed_memory
 
 SIZES = flags.DEFINE_list("sizes", ["128", "256"], "Sides of the square images, in pixels.")
 BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     device = jax.devices()[0].device_kind
+    keep_freed_memory()  # as `strega_jax.train` does, for both
     print(f"batch {BATCH.value}, {COMPUTE_DTYPE.value}, {device}\n")
     print("| image | step | images/s | GFLOP/s | CPU-ms an image | JAX over this, by wall | by CPU time |")
     print("|---|---|---|---|---|---|---|")
