@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 smooth_mm=6.0,
                 mirror=0.8,
                 threshold="hysteresis",
-                false_positive_rate=5e-4,
+                false_positive_rate=1e-4,
                 low_fraction=0.3,
                 min_volume_ml=2.0,
                 appearance_mm=15.0,
