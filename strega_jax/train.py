@@ -52,12 +52,9 @@ def main() -> int:
     # What a help text does not need is loaded where the work begins.
     import jax
 
-    from strega_jax.memory import keep_freed_memory
     from strega_jax.training.inputs import open_store, prepare_scans
     from strega_jax.training.loop import total_steps, train
 
-    if jax.default_backend() == "cpu":  # a step's buffers are the host's own
-        keep_freed_memory()
     run = as_run(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem}"
     if in_bucket(workdir):
