@@ -16,6 +16,7 @@ from absl import app, flags
 from device_watch import PROGRAMS, Watch
 from predict_time import make_scan, stages_s
 
+from strega_jax import memory
 from strega_jax.inference.batch import Settings, detect_all
 from strega_jax.inference.jobs import make_jobs
 from strega_jax.models.model import Model
@@ -37,6 +38,7 @@ def predict_s(scans: Path, output: Path) -> float:
 
 
 def main(_: list[str]) -> None:
+    memory.keep_freed_memory()  # as every command does
     with tempfile.TemporaryDirectory() as root:
         folder, one = Path(root), Path(root, "scan_T1w.nii.gz")
         make_scan(one)

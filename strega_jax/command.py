@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from strega_jax import failures, terminal
+from strega_jax import failures, memory, terminal
 from strega_jax.config_names import config_file
 from strega_jax.errors import ConfigError, StregaError
 
@@ -88,6 +88,7 @@ def run(
             if left:
                 raise ConfigError(f"unexpected argument {left[0]!r}; every argument is a --flag, see --help")
             _set_up_logging()
+            memory.keep_freed_memory()  # before the devices' threads
             _set_up_devices()
             return main()
         except (StregaError, OSError, MemoryError) as error:

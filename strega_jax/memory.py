@@ -7,7 +7,10 @@ import sys
 # Numbers of glibc's <malloc.h>.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER = -1  # read as the largest size there is
+# Of a scan with more voxels than this, stages leave gigabytes in pieces that the next one finds no use for.
+FINE_VOXELS = 40_000_000
 _OF_USER = ("MALLOC_", "GLIBC_TUNABLES")
+_kept = False
 
 
 def keep_freed_memory() -> bool:
@@ -23,9 +26,17 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it is so now.
     """
+    global _kept
     if sys.platform != "linux" or any(name.startswith(_OF_USER) for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is None:
         return False
-    return all([mallopt(ARENA_MAX, 1), mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, NEVER)])
+    _kept = all([mallopt(ARENA_MAX, 1), mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, NEVER)])
+    return _kept
+
+
+def give_back_after_fine(voxels: int) -> None:
+    """Between two stages of the work on a scan: give back now what was kept, if it has more than `FINE_VOXELS`."""
+    if _kept and voxels > FINE_VOXELS:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -217,3 +217,14 @@ def test_places_where_no_results_can_be_are_told_before_the_work(tmp_path):
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(command.ConfigError, match="nothing can be written"):
             command.output_folder(str(tmp_path / "locked"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="another C library")
+def test_a_command_keeps_freed_memory_before_it_does_anything():
+    program = (
+        "import sys; from strega_jax import command, memory;"
+        "memory.keep_freed_memory = lambda: print('kept', 'jax' in sys.modules);"
+        "sys.argv = ['strega-test']; command.run(lambda: print('done') or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["kept", "False", "done"]

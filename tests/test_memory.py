@@ -25,6 +25,11 @@ told = [resident()]
 held = b"x" * ({SIZE_MB} << 20)
 del held
 told.append(resident())
+memory.give_back_after_fine(memory.FINE_VOXELS)
+assert resident() > told[-1] - 8
+if "fine" in sys.argv:
+    memory.give_back_after_fine(memory.FINE_VOXELS + 1)
+    told[-1] = resident()
 
 def another():
     held = b"x" * ({SIZE_MB - 1} << 20)
@@ -60,6 +65,13 @@ def test_freed_memory_is_kept_and_used_again_by_another_thread():
 def test_freed_memory_is_given_back_by_default():
     start, freed, _ = resident_mb()
     assert freed - start < SIZE_MB / 8
+
+
+@glibc
+def test_between_stages_of_a_fine_scan_it_is_given_back():
+    start, freed, again = resident_mb("keep", "fine")
+    assert freed - start < SIZE_MB / 8
+    assert again - start >= SIZE_MB - 1
 
 
 @pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])
