@@ -1,5 +1,7 @@
 """The box of an array that holds something."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -13,3 +15,8 @@ def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
             return None
         box.append(slice(int(on[0]), int(on[-1]) + 1))
     return tuple(box)
+
+
+def widened(box: Sequence[slice], margin: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box with so many voxels around it along each axis, as far as the array goes."""
+    return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margin, shape, strict=True))

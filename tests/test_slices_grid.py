@@ -5,11 +5,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.transform import resize
 
 from strega_jax.config import Preprocess
 from strega_jax.scans.scan import Scan, read_scan
-from strega_jax.slices.grid import fixed_grid, template_grid, whole_slice_grid
+from strega_jax.slices.grid import SliceGrid, fixed_grid, template_grid, whole_slice_grid
 
 
 def scan_of(tmp_path: Path, shape=(20, 30, 8), spacing=(2.0, 1.0, 3.0), seed=0) -> Scan:
@@ -68,3 +69,22 @@ def test_coarse_pixels_average_fine_voxels(tmp_path):
     checkerboard = (np.indices(scan.data.shape).sum(axis=0) % 2).astype(np.float32)
     slices = whole_slice_grid(scan, Preprocess(grid="pad", size=16)).sample(checkerboard)
     np.testing.assert_allclose(slices[:, 4:-4, 4:-4], 0.5, atol=0.05)
+
+
+def test_a_part_of_a_scan_is_sampled_and_filled_as_the_whole(tmp_path):
+    """Tilted, smoothed first along one axis, and with a part that ends at a face of the scan."""
+    scan = scan_of(tmp_path, shape=(30, 26, 22), spacing=(1.0, 1.0, 1.0))
+    box = (slice(4, 30), slice(6, 19), slice(3, 15))
+    volume = np.zeros_like(scan.data)
+    volume[box] = scan.data[box]
+    turn = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
+    to_scan = np.eye(4)
+    to_scan[:3, :3], to_scan[:3, 3] = turn @ np.diag([2.5, 1.0, 0.8]), (3.0, -4.0, -2.0)
+    grid = SliceGrid((14, 30, 30), to_scan)
+    step = np.linalg.norm(to_scan[:3, :3], axis=1)
+    smooth = ndimage.gaussian_filter(volume, np.maximum(0, (step - 1) / 2), mode="constant")
+    wanted = ndimage.affine_transform(smooth, to_scan, output_shape=grid.shape, order=1).transpose(2, 0, 1)
+    slices = grid.sample_part(volume[box], box, volume.shape)
+    assert (slices > 0.5).sum() > 500
+    np.testing.assert_allclose(slices, wanted, atol=1e-6)
+    np.testing.assert_allclose(grid.back_part(slices, box), grid.back(slices, volume.shape)[box], atol=1e-6)

@@ -228,8 +228,10 @@ def test_wavefronts_are_the_raster_sweep(brain, raster, n_classes):
 def test_fractions_and_labels_follow_from_the_types():
     types = np.array([[[0, 2, 3, 4, 5, 5, 6]]], np.uint8)
     fraction = np.array([[30], [100], [50]], np.uint8)
-    out = mixel.fractions(jnp.asarray(types), jnp.zeros(types.shape, jnp.uint16), jnp.asarray(fraction))
-    mixeltype, pveseg, pve = map(np.asarray, out)
+    out = mixel.encode(jnp.asarray(types), jnp.zeros(types.shape, jnp.uint16), jnp.asarray(fraction))
+    mixeltype, code = map(np.asarray, out)
+    pveseg, pve = np.ones(types.shape, np.uint8), np.ones((*types.shape, 3), np.float32)
+    mixel.decode(code, pveseg, pve)
     expected = [[1, 0, 0], [0, 0, 1], [0.3, 0.7, 0], [1, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5], [0, 0, 0]]
     np.testing.assert_allclose(pve[0, 0], expected, atol=1e-6)
     assert mixeltype.ravel().tolist() == [0, 2, 3, 4, 5, 5, 0]

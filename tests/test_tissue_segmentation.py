@@ -130,6 +130,15 @@ def test_unit_scaled_and_z_scored_images_give_the_same_tissues(phantom, segmente
         assert min(_dice(tissue.pveseg, segmented["fsl"].pveseg)) > 0.93
 
 
+def test_bias_and_restored_image_are_left_out_on_request(phantom, segmented):
+    tissue = segment(phantom[0], SPACING, restore=False)
+    np.testing.assert_array_equal(tissue.pve, segmented["fsl"].pve)
+    for left_out in (tissue.bias, tissue.restored):
+        assert left_out.shape == tissue.seg.shape
+        assert np.isnan(left_out).all()
+        assert left_out.strides == (0, 0, 0)  # it takes no memory
+
+
 def test_mask_selects_the_brain(phantom, segmented):
     image = phantom[0]
     head = np.where(image > 0, image, 500.0 + 100 * np.random.default_rng(1).random(image.shape)).astype(np.float32)

@@ -3,8 +3,9 @@
 import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, from_matvec
 
+from strega_jax.boxes import bounding_box
 from strega_jax.scans.holes import enclosed_holes
 
 # 82 brains (70 of IXI, 3 of OASIS, 9 of other sites) had 1162 to 1949 ml;
@@ -25,7 +26,7 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], affine: Float[np.ndarray, "4
         (check, reason) for each warning; the check is `brain volume`, `brain hole` or `brain parts`.
     """
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    volume = float(brain.sum()) * voxel_ml
+    volume = np.count_nonzero(brain) * voxel_ml
     found: list[tuple[str, str]] = []
     if not SMALLEST_BRAIN_ML <= volume <= LARGEST_BRAIN_ML:
         found.append(
@@ -35,6 +36,10 @@ def mask_warnings(brain: Bool[np.ndarray, "x y z"], affine: Float[np.ndarray, "4
                 " look at its outline",
             )
         )
+    box = bounding_box(brain)
+    if box is None:
+        return found
+    brain, affine = brain[box], affine @ from_matvec(np.eye(3), [side.start for side in box])
     return found + _holes(brain, affine, voxel_ml) + _loose(brain, voxel_ml)
 
 

@@ -3,14 +3,16 @@
 import numpy as np
 from jaxtyping import Float
 
+from strega_jax import memory
 from strega_jax.config import Postprocess, Preprocess
 from strega_jax.detection.bright import bright_lesions
-from strega_jax.detection.enhancing import ENHANCED_CONTRAST, enhancing
+from strega_jax.detection.enhancing import enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.scorer import Scorer
 from strega_jax.postprocess import mask_from_score, refine_by_appearance, refine_scores
+from strega_jax.scans.contrast import ENHANCED_CONTRAST
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume, preprocess
@@ -53,8 +55,10 @@ def detect_slices(
 ) -> Detection:
     """`detect_scan` for a scan that is preprocessed already."""
     score, reconstruction = anomaly_map(model, scan, slices, settings)
+    memory.give_back_after_fine(scan.data.size)
     threshold = healthy_value(settings, calibration, scan.contrast)
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
+    memory.give_back_after_fine(scan.data.size)
     if settings.appearance_mm:
         mask = refine_by_appearance(mask, [scan.data], slices.brain, scan.spacing_mm, settings.appearance_mm)
     mask = mask | bright_lesions(scan, slices, settings)

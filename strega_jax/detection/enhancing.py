@@ -16,7 +16,6 @@ from strega_jax.errors import ScanError
 from strega_jax.postprocess.morphology import drop_small_volumes
 from strega_jax.tissue import TissueMap
 
-ENHANCED_CONTRAST = "T1ce"
 ANOMALY, ENHANCING = 1, 2  # labels of `label_regions`
 # How far beyond the median of white matter, as a share of the distance from that of fluid; 0.1 to 0.2 do as well.
 BEYOND_WHITE = 0.15

@@ -8,11 +8,12 @@ from jaxtyping import Bool
 
 from strega_jax.config import Postprocess
 from strega_jax.detection.bright import bright_lesions
-from strega_jax.detection.enhancing import ENHANCED_CONTRAST, enhancing
+from strega_jax.detection.enhancing import enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.detection.fusion import ContrastMap, best_resolved, fuse, lay_mask
 from strega_jax.detection.quality import QualityWarning
 from strega_jax.models.calibration import Calibration, fused_name, healthy_value
+from strega_jax.scans.contrast import ENHANCED_CONTRAST
 
 # What stands for the contrast of a fused result.
 FUSED = "fused"

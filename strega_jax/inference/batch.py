@@ -7,10 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strega_jax import failures
+from strega_jax import failures, memory
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.detection.detect import detect_slices
-from strega_jax.detection.enhancing import ENHANCED_CONTRAST
 from strega_jax.detection.found import Detection
 from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
 from strega_jax.detection.session import Part
@@ -21,6 +20,7 @@ from strega_jax.output.files import ResultFiles
 from strega_jax.output.page import write_page
 from strega_jax.output.write import write_result
 from strega_jax.pipeline import staged
+from strega_jax.scans.contrast import ENHANCED_CONTRAST
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.preprocess import SliceVolume, preprocess
 
@@ -154,12 +154,14 @@ def detect_all(
             if not warming:
                 warming.append(background.submit(warm_up, opened.model))
             work.scan = job.read()
+            memory.give_back_after_fine(work.scan.data.size)
         return work
 
     def segment(work: _Work) -> _Work:
         if work.scan is not None:
             about = opened.model.about
             work.slices = preprocess(work.scan, about.preprocess)
+            memory.give_back_after_fine(work.scan.data.size)
             # Nothing waits for these but what is written.
             work.checks = background.submit(scan_warnings, work.scan, work.slices, about.preprocess.contrast)
             if settings.strict:

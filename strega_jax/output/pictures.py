@@ -116,8 +116,9 @@ def grey(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) ->
     inside = image[brain]
     low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (image.min(), image.max())
     low = min(float(low), float(high) * 0.2)
-    level = np.clip((image - low) * (255 / max(float(high) - low, 1e-6)), 0, 255)
-    return np.where(brain, level, 0).astype(np.uint8)
+    level = np.zeros(image.shape, np.uint8)
+    level[brain] = np.clip((inside - low) * (255 / max(float(high) - low, 1e-6)), 0, 255).astype(np.uint8)
+    return level
 
 
 def tiled(volume: UInt8[np.ndarray, "x y z"], columns: int) -> Image.Image:

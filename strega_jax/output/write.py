@@ -115,9 +115,9 @@ def summarise(detection: Detection, source: str, components: Sequence[Component]
     return {
         "scan": scan.path.name,
         "checkpoint": source,
-        "anomaly_ml": float(detection.mask.sum() * scan.voxel_ml),
+        "anomaly_ml": np.count_nonzero(detection.mask) * scan.voxel_ml,
         "enhancing_ml": detection.enhancing_ml,
-        "brain_ml": float(detection.slices.brain.sum() * scan.voxel_ml),
+        "brain_ml": np.count_nonzero(detection.slices.brain) * scan.voxel_ml,
         "healthy_threshold": detection.healthy_threshold,
         "healthy_threshold_from": detection.threshold_source,
         "components": [dataclasses.asdict(component) for component in components],

@@ -6,12 +6,14 @@ detection belongs to whichever explains it better, given how far it lies from th
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box, widened
 from strega_jax.postprocess.mask import components_with_seeds
 
 PASSES = 3  # of fitting the mixtures and deciding anew
@@ -83,12 +85,13 @@ def _refined(
     prior = np.clip(distance * (PRIOR / reach_mm), -PRIOR, PRIOR)
     sigma = [SMOOTH_MM / mm for mm in spacing_mm]
     found = before
-    rest = fit_mixture(outside, OUTSIDE)
+    values = image[near]
+    rest = log_density(fit_mixture(outside, OUTSIDE), values)
     for _ in range(PASSES):
         evidence = np.zeros(before.shape, np.float32)
         # The deeper half: what was marked too far out must not count as the anomaly.
         core = found & (distance >= np.median(distance[found]))
-        ratio = log_density(fit_mixture(image[core], INSIDE), image[near]) - log_density(rest, image[near])
+        ratio = log_density(fit_mixture(image[core], INSIDE), values) - rest
         evidence[near] = np.clip(ratio, -LARGEST_EVIDENCE, LARGEST_EVIDENCE)
         likely = ndimage.gaussian_filter(evidence, sigma) + prior > 0
         new = components_with_seeds(near & likely, before, connectivity=6)
@@ -102,9 +105,10 @@ def _refined(
 
 def _box(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float], reach_mm: float) -> tuple[slice, ...]:
     """The mask's box and `reach_mm` around it."""
-    (inner,) = ndimage.find_objects(mask.astype(np.uint8))
+    inner = bounding_box(mask)
+    assert inner is not None  # an empty mask comes back as it is
     margin = [int(np.ceil((reach_mm + 2 * SMOOTH_MM) / mm)) for mm in spacing_mm]
-    return tuple(slice(max(0, part.start - m), part.stop + m) for part, m in zip(inner, margin, strict=True))
+    return widened(inner, margin, mask.shape)
 
 
 def _standardised(
@@ -128,8 +132,21 @@ def _signed_distance(
     mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]
 ) -> Float[np.ndarray, "x y z"]:
     """Millimetres from the mask's edge, positive inside."""
-    inside = np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm), np.float32)
-    return inside - np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm), np.float32)
+
+    def within(side: Bool[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j k"]:
+        nearest: np.ndarray = ndimage.distance_transform_edt(  # pyright: ignore[reportAssignmentType]
+            side, sampling=spacing_mm, return_distances=False, return_indices=True
+        )
+        along_y, along_z = np.ogrid[: side.shape[1], : side.shape[2]]
+        distance = np.empty(side.shape, np.float32)
+        for x in range(len(side)):  # all planes at once would take 24 bytes a voxel
+            steps = [(n - at) * mm for n, at, mm in zip(nearest[:, x], (x, along_y, along_z), spacing_mm, strict=True)]
+            distance[x] = np.sqrt(steps[0] ** 2 + steps[1] ** 2 + steps[2] ** 2)
+        return distance
+
+    with ThreadPoolExecutor(2) as pool:  # SciPy lets go of the interpreter
+        inside, outside = pool.map(within, (mask, ~mask))
+    return inside - outside
 
 
 def fit_mixture(values: Float[np.ndarray, "n d"], components: int) -> Mixture:

@@ -6,6 +6,8 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
 
+from strega_jax.boxes import bounding_box
+
 
 @dataclasses.dataclass(frozen=True)
 class Component:
@@ -45,12 +47,14 @@ def find_components(
         affine: voxel index → scanner millimetres.
         spacing_mm: voxel edge lengths.
     """
-    if not mask.any():
+    whole = bounding_box(mask)
+    if whole is None:
         return []
+    mask, score = mask[whole], score[whole]
+    low = np.array([side.start for side in whole])
     labels, count = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26, return_N=True)
     statistics = cc3d.statistics(labels)
-    on = np.flatnonzero(mask)
-    label_of, score_of = labels.reshape(-1)[on], score.reshape(-1)[on].astype(np.float64)
+    label_of, score_of = labels[mask], score[mask].astype(np.float64)
     peaks = np.full(count + 1, -np.inf)
     np.maximum.at(peaks, label_of, score_of)
     sizes = np.bincount(label_of, minlength=count + 1)
@@ -59,14 +63,14 @@ def find_components(
     components = []
     for place, i in enumerate(sorted(range(1, count + 1), key=lambda i: -sizes[i]), start=1):
         box = statistics["bounding_boxes"][i]
-        x, y, z = affine[:3, :3] @ statistics["centroids"][i] + affine[:3, 3]
+        x, y, z = affine[:3, :3] @ (statistics["centroids"][i] + low) + affine[:3, 3]
         components.append(
             Component(
                 label=place,
                 voxels=int(sizes[i]),
                 volume_ml=float(sizes[i] * voxel_ml),
-                box_lo=(int(box[0].start), int(box[1].start), int(box[2].start)),
-                box_hi=(int(box[0].stop), int(box[1].stop), int(box[2].stop)),
+                box_lo=(int(box[0].start + low[0]), int(box[1].start + low[1]), int(box[2].start + low[2])),
+                box_hi=(int(box[0].stop + low[0]), int(box[1].stop + low[1]), int(box[2].stop + low[2])),
                 centroid_mm=(float(x), float(y), float(z)),
                 peak_score=float(peaks[i]),
                 mean_score=float(sums[i] / sizes[i]),

@@ -7,6 +7,7 @@ from strega_jax.errors import ConfigError
 
 Contrast = Literal["T1w", "T1ce", "T2w", "FLAIR", "PD"]
 UNKNOWN = ""  # the contrast of a scan of which nothing tells it
+ENHANCED_CONTRAST: Contrast = "T1ce"  # shows what takes up contrast agent
 
 
 @dataclasses.dataclass(frozen=True)

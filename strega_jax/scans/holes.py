@@ -5,6 +5,8 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box
+
 GRID_MM = 2.0  # of the search; coarser voxels are kept
 CHANNEL_MM = 6.0  # a hole that is open to the outside through a narrower gap is enclosed
 WIDTH_MM = 6.0  # what is narrower is a sulcus, a fissure or the horn of a ventricle
@@ -25,14 +27,14 @@ def enclosed_holes(
         spacing_mm: voxel edge lengths.
     """
     found = np.zeros(brain.shape, bool)
-    boxes = ndimage.find_objects(brain.astype(np.uint8))
-    if not boxes:
+    box = bounding_box(brain)
+    if box is None:
         return found
     block = np.maximum(1, np.floor(GRID_MM / np.array(spacing_mm) + 1e-3).astype(int))
     edge_mm = block * spacing_mm
     gap = 2 * np.round(CHANNEL_MM / edge_mm / 2).astype(int) + 1
     # Closing must not touch the array's faces.
-    coarse = np.pad(_blocks(brain[boxes[0]], block), [(n, n) for n in gap])
+    coarse = np.pad(_blocks(brain[box], block), [(n, n) for n in gap])
     closed = ndimage.grey_closing(coarse, tuple(gap))
     filled = np.asarray(ndimage.binary_fill_holes(closed))
     added = filled & (coarse == 0)
@@ -45,8 +47,8 @@ def enclosed_holes(
     inner = large[tuple(slice(n, -n) for n in gap)]
     for axis, n in enumerate(block):
         inner = np.repeat(inner, n, axis=axis)
-    size = found[boxes[0]].shape
-    found[boxes[0]] = inner[: size[0], : size[1], : size[2]] & ~brain[boxes[0]]
+    size = found[box].shape
+    found[box] = inner[: size[0], : size[1], : size[2]] & ~brain[box]
     return found
 
 

@@ -6,6 +6,7 @@ its centre of gravity and size. Where the brain is cut off, or that fit is poor,
 must fit better than any other orientation does (`incomplete`).
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -15,6 +16,7 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
+from strega_jax.boxes import bounding_box
 from strega_jax.errors import ScanError
 from strega_jax.slices.incomplete import Brain, Rival, find_pose
 from strega_jax.slices.registration import (
@@ -127,15 +129,12 @@ def _resample(
     order = io_orientation(affine)
     affine = affine @ inv_ornt_aff(order, fractions.shape[:3])
     fractions = apply_orientation(fractions, order)
-    brain = fractions.sum(axis=-1)
-    hits = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if hits[0].size == 0:
+    box = bounding_box(functools.reduce(np.logical_or, [fractions[..., c] > 0 for c in range(3)]))
+    if box is None:
         raise ScanError("there is no brain in the tissue map: check the scan's brain mask")
-    low = np.array([hit[0] for hit in hits])
-    high = np.array([hit[-1] + 1 for hit in hits])
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    fractions, brain = fractions[box], brain[box]
-    affine = affine @ from_matvec(np.eye(3), low)
+    fractions = fractions[box]
+    brain = fractions.sum(axis=-1)
+    affine = affine @ from_matvec(np.eye(3), [side.start for side in box])
     mass = brain.sum(dtype=np.float64)
     profiles = sections(brain)
     index = np.array([np.arange(len(profile)) @ profile / mass for profile in profiles])

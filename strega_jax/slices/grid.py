@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import bounding_box, widened
 from strega_jax.config import Preprocess
 from strega_jax.scans.scan import Scan
 
@@ -34,29 +34,42 @@ class SliceGrid:
         Where a pixel is larger than a voxel the volume is smoothed first, so that fine scans lose what a
         coarse grid cannot hold instead of aliasing it.
         """
+        box = bounding_box(volume != 0)
+        if box is None:
+            return np.zeros((self.shape[2], *self.shape[:2]), volume.dtype)
+        return self.sample_part(volume[box], box, volume.shape)
+
+    def sample_part(
+        self, part: Float[np.ndarray, "a b c"], box: tuple[slice, ...], scan_shape: tuple[int, ...]
+    ) -> Float[np.ndarray, "k h w"]:
+        """`sample` of a volume that is 0 outside a box, of which only this part is given."""
         step = np.linalg.norm(self.to_scan[:3, :3], axis=1)
         sigma = np.maximum(0.0, (step - 1.0) / 2.0)
+        reach = (4 * sigma + 0.5).astype(int)  # where SciPy ends a Gaussian
+        # One voxel more, so that what lies beside the last one is interpolated towards zero.
+        near = widened(box, (reach + 1).tolist(), scan_shape)
+        before = [inner.start - outer.start for inner, outer in zip(box, near, strict=True)]
+        after = [outer.stop - inner.stop for inner, outer in zip(box, near, strict=True)]
+        volume = np.pad(part, list(zip(before, after, strict=True)))
         if sigma.max() > 0:
-            volume = _smoothed(volume, sigma)
+            volume = ndimage.gaussian_filter(volume, sigma, mode="constant")
+        to_part = self.to_scan.copy()
+        to_part[:3, 3] -= [s.start for s in near]
         # scipy takes the offset from a homogeneous matrix
-        stack = ndimage.affine_transform(volume, self.to_scan, output_shape=self.shape, order=1)
+        stack = ndimage.affine_transform(volume, to_part, output_shape=self.shape, order=1)
         return np.ascontiguousarray(np.moveaxis(stack, 2, 0))
 
     def back(self, slices: Float[np.ndarray, "k h w"], scan_shape: tuple[int, int, int]) -> Float[np.ndarray, "x y z"]:
         """Linear interpolation of a stack of slices at every voxel of the scan; 0 outside the stack."""
+        return self.back_part(slices, tuple(slice(0, n) for n in scan_shape))
+
+    def back_part(self, slices: Float[np.ndarray, "k h w"], box: tuple[slice, ...]) -> Float[np.ndarray, "a b c"]:
+        """`back` at the voxels of a box."""
         stack = np.moveaxis(slices, 0, 2)
-        return ndimage.affine_transform(stack, np.linalg.inv(self.to_scan), output_shape=scan_shape, order=1)
-
-
-def _smoothed(volume: Float[np.ndarray, "x y z"], sigma: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
-    """Gaussian smoothing with zeros around, worked out where anything but zeros is near."""
-    smooth = np.zeros_like(volume)
-    box = bounding_box(volume != 0)
-    if box is not None:
-        reach = (4 * sigma + 0.5).astype(int)  # where SciPy ends a Gaussian
-        near = tuple(slice(max(0, s.start - int(r)), s.stop + int(r)) for s, r in zip(box, reach, strict=True))
-        smooth[near] = ndimage.gaussian_filter(volume[near], sigma, mode="constant")
-    return smooth
+        from_scan = np.linalg.inv(self.to_scan)
+        from_scan[:3, 3] += from_scan[:3, :3] @ [s.start for s in box]
+        shape = tuple(s.stop - s.start for s in box)
+        return ndimage.affine_transform(stack, from_scan, output_shape=shape, order=1)
 
 
 def whole_slice_grid(scan: Scan, settings: Preprocess) -> SliceGrid:

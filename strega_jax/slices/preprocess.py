@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from strega_jax.boxes import bounding_box
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
 from strega_jax.scans.background import remove_background
-from strega_jax.scans.contrast import CONTRASTS, Contrast
+from strega_jax.scans.contrast import CONTRASTS, ENHANCED_CONTRAST, Contrast
 from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import told_contrast
 from strega_jax.slices.align import align_to_template
@@ -58,7 +59,11 @@ class SliceVolume:
         h, w, count = self.grid.shape
         stack = np.zeros((count, h, w), np.float32)
         stack[self.indices] = scores
-        return np.where(self.brain, self.grid.back(stack, self.brain.shape), np.float32(0))
+        volume = np.zeros(self.brain.shape, np.float32)
+        box = bounding_box(self.brain)
+        if box is not None:
+            volume[box] = np.where(self.brain[box], self.grid.back_part(stack, box), np.float32(0))
+        return volume
 
 
 def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
@@ -87,21 +92,27 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
         contrast=contrast,
         preset=settings.tissue,
         assume_stripped=bool(scan.brain),
+        restore=settings.representation == "intensity" or contrast == ENHANCED_CONTRAST,
     )
     brain = tissue.seg > 0
     alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
     grid = _grid(scan, alignment, brain, settings)
-    inside = grid.sample(brain.astype(np.float32)) > 0.5
+    box = bounding_box(brain)
+    assert box is not None  # an image without brain is not segmented
+    inside = grid.sample_part(brain[box].astype(np.float32), box, brain.shape) > 0.5
     fraction = inside.mean(axis=(1, 2))
     indices = np.flatnonzero(fraction > settings.min_brain_fraction)
     if indices.size == 0:
         raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
     borrowed = _is_borrowed(contrast, settings)
-    maps = (
-        [tissue.pve[..., 0], beyond_tissue(scan.data, tissue)] if borrowed else _channels(scan, tissue, brain, settings)
-    )
+    image, there = scan.data[box], _part(tissue, box)
+    maps = [there.pve[..., 0], beyond_tissue(image, there)] if borrowed else _channels(image, there, settings)
+
+    def sampled(channel: np.ndarray) -> np.ndarray:
+        return grid.sample_part(channel, box, brain.shape)[indices]
+
     with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
-        channels = [stack[indices] for stack in pool.map(grid.sample, maps)]
+        channels = list(pool.map(sampled, maps))
     images = np.stack(channels, axis=-1)
     if borrowed:
         images = divide_tissue(channels[0], channels[1], grey_share(settings, scan.spacing_mm[2])[indices])
@@ -127,12 +138,14 @@ def windowed(image: Float[np.ndarray, "x y z"], percentiles: tuple[float, float]
         return image
     image = remove_background(image)
     brain = image > 0
-    if not brain.any():
+    inside = image[brain]
+    if not inside.size:
         return image
-    low, high = np.percentile(image[brain], percentiles)
+    low, high = np.percentile(inside, percentiles)
     floor, ceiling = WINDOWED_RANGE
-    stretched = floor + (np.clip(image, low, high) - low) * ((ceiling - floor) / max(high - low, 1e-6))
-    return np.where(brain, stretched, 0).astype(np.float32)
+    stretched = np.zeros(image.shape, np.float32)
+    stretched[brain] = floor + (np.clip(inside, low, high) - low) * ((ceiling - floor) / max(high - low, 1e-6))
+    return stretched
 
 
 def _grid(
@@ -145,15 +158,22 @@ def _grid(
     return whole_slice_grid(scan, settings)
 
 
+def _part(tissue: TissueMap, box: tuple[slice, ...]) -> TissueMap:
+    """What a box of the scan holds."""
+    volumes = ("seg", "pveseg", "pve", "mixeltype", "bias", "restored")
+    return dataclasses.replace(tissue, **{name: getattr(tissue, name)[box] for name in volumes})
+
+
 def _channels(
-    scan: Scan, tissue: TissueMap, brain: Bool[np.ndarray, "x y z"], settings: Preprocess
+    image: Float[np.ndarray, "x y z"], tissue: TissueMap, settings: Preprocess
 ) -> list[Float[np.ndarray, "x y z"]]:
+    brain = tissue.seg > 0
     if settings.representation in ("fractions", "fractions_excess"):
-        fractions = [tissue.pve[..., c].astype(np.float32) for c in range(3)]
+        fractions = [tissue.pve[..., c] for c in range(3)]
         if settings.representation == "fractions":
             return fractions
         excess = np.zeros(brain.shape, np.float32)
-        inside = tissue_standardised(scan.data[brain], tissue.pveseg[brain])
+        inside = tissue_standardised(image[brain], tissue.pveseg[brain])
         excess[brain] = np.maximum(inside - np.float32(WHITE), np.float32(0)) / np.float32(WHITE)
         return [*fractions, excess]
     if settings.representation == "intensity":

@@ -23,14 +23,14 @@ def brain_intensities(
     spacing_mm: tuple[float, float, float],
     mask: Bool[np.ndarray, "i j k"] | None,
     assume_stripped: bool,
-) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "x y z"]]:
     """Intensities fit for the logarithm, and the mask to segment.
 
     Backgrounds other than 0 and negative intensities are as `remove_background` leaves them. Intensities that end
     below 10 are scaled up and a warning is logged. So is one for thick slices and anisotropic voxels.
 
     Returns:
-        (x, y, z) float32, 0 outside the mask; and the mask.
+        (n,) float32, of the voxels of the mask in their order; and the mask.
 
     Raises:
         ScanError: not finite, not brain-extracted, constant, or a mask that does not fit or is empty.
@@ -58,7 +58,7 @@ def brain_intensities(
         raise ScanError(f"every brain voxel is {brain[0]:g}: a mask or an empty image, not an MR image")
     _warn_of_thick_slices(spacing_mm)
     offset, factor = _to_positive(brain)
-    return np.where(inside, np.maximum((image - offset) * factor, np.float32(0)), np.float32(0)), inside
+    return np.maximum((brain - offset) * factor, np.float32(0)), inside
 
 
 def too_few_kinds(n_classes: int) -> ScanError:

@@ -5,6 +5,7 @@ order; with three classes 3 is CSF+GM, 4 CSF+WM and 5 GM+WM.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -173,10 +174,10 @@ def classify(
     return types.reshape(shape)
 
 
-def fractions(
+def encode(
     types: UInt8[Array, "x y z"], bins: UInt16[Array, "x y z"], fraction: UInt8[Array, "m n"]
-) -> tuple[UInt8[Array, "x y z"], UInt8[Array, "x y z"], Float[Array, "x y z k"]]:
-    """`mixeltype`, `pveseg` and `pve` of a `TissueMap` from the types and the best fractions of `tabulate`."""
+) -> tuple[UInt8[Array, "x y z"], UInt16[Array, "x y z"]]:
+    """`mixeltype` of a `TissueMap` from the types and the best fractions of `tabulate`, and what `decode` reads."""
     n_mixed = fraction.shape[0]
     n_classes = {1: 2, 3: 3, 6: 4}[n_mixed]
     kind = types.astype(jnp.int32)
@@ -184,12 +185,22 @@ def fractions(
     mixed = jnp.clip(kind - n_classes, 0, n_mixed - 1)
     percent = fraction.reshape(-1)[mixed * fraction.shape[1] + bins.astype(jnp.int32)].astype(jnp.int32)
     code = jnp.where(inside, 1 + (FRACTION_STEPS + 1) * kind + jnp.where(kind < n_classes, 0, percent), 0)
-    shares, labels = _shares_by_code(n_classes)
-    pve = jnp.asarray(shares)[code[..., None] * n_classes + jnp.arange(n_classes, dtype=jnp.int32)[None, None, None, :]]
-    return jnp.where(inside, types, jnp.uint8(0)), jnp.asarray(labels)[code], pve
+    return jnp.where(inside, types, jnp.uint8(0)), code.astype(jnp.uint16)
 
 
-def _shares_by_code(n_classes: int) -> tuple[Float[np.ndarray, "kc"], UInt8[np.ndarray, "c"]]:
+def decode(
+    code: UInt16[np.ndarray, "x y z"],
+    labels: UInt8[np.ndarray, "x y z"],
+    shares: Float[np.ndarray, "x y z k"],
+) -> None:
+    """Fill in `pveseg` and `pve` of a `TissueMap` from what `encode` gave."""
+    share_of, label_of = _by_code(shares.shape[-1])
+    for plane, its_labels, its_shares in zip(code, labels, shares, strict=True):  # a copy of all shares would be large
+        its_labels[...], its_shares[...] = label_of[plane], share_of[plane]
+
+
+@functools.cache
+def _by_code(n_classes: int) -> tuple[Float[np.ndarray, "c k"], UInt8[np.ndarray, "c"]]:
     """Of 0 (background) and 1 + 101·type + percent of its first class: the share of each class, and the label."""
     eye = np.eye(n_classes)
     percent = np.arange(FRACTION_STEPS + 1)[:, None] / FRACTION_STEPS
@@ -197,7 +208,7 @@ def _shares_by_code(n_classes: int) -> tuple[Float[np.ndarray, "kc"], UInt8[np.n
     shares = np.concatenate([np.zeros((1, n_classes)), np.repeat(eye, FRACTION_STEPS + 1, axis=0), *mixed])
     # Of two equal halves the second class counts, as in FAST.
     label = np.where(shares.any(1), n_classes - shares[:, ::-1].argmax(1), 0)
-    return shares.astype(np.float32).ravel(), label.astype(np.uint8)
+    return shares.astype(np.float32), label.astype(np.uint8)
 
 
 def _one_in_word(types: UInt8[Array, "c"], first: int) -> UInt32[Array, "c"]:

@@ -5,13 +5,14 @@ Written from Zhang, Brady and Smith, IEEE TMI 20(1), 2001, and from the behaviou
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16
 
+from strega_jax import memory
 from strega_jax.boxes import bounding_box
 from strega_jax.errors import ConfigError
 from strega_jax.forked import require_own_threads
@@ -69,8 +70,8 @@ class TissueMap:
         pveseg: (x, y, z) uint8; 0 outside the mask, else 1 + the class of the largest fraction.
         pve: (x, y, z, k) float32; share of each class in the voxel, sums to 1 in the mask.
         mixeltype: (x, y, z) uint8; see `strega_jax.tissue.mixel`; 0 outside the mask too.
-        bias: (x, y, z) float32; multiplicative field, 1 outside the mask.
-        restored: (x, y, z) float32; the image divided by `bias`, 0 outside the mask.
+        bias: (x, y, z) float32; multiplicative field, 1 outside the mask; NaN everywhere where it was not wanted.
+        restored: (x, y, z) float32; the image divided by `bias`, 0 outside the mask; NaN as `bias`.
         means, variances: (k,) float32; of the restored intensities of each class.
     """
 
@@ -94,6 +95,7 @@ def segment(
     n_classes: int = 3,
     raster: mixel.Raster = mixel.X_FASTEST,
     assume_stripped: bool = False,
+    restore: bool = True,
 ) -> TissueMap:
     """Segment a brain-extracted image into tissue classes.
 
@@ -111,6 +113,7 @@ def segment(
             a little; FAST's is the order of the file, x fastest, x running from right to left.
 
         assume_stripped: skip the check that the brain is extracted.
+        restore: `bias` and `restored` are wanted; without them the map takes a third less memory.
 
     Intensities that `checks.brain_intensities` had to shift or scale stay so in `restored`, `means`, `variances`.
 
@@ -122,29 +125,30 @@ def segment(
     _check_settings(contrast, preset, n_classes)
     schedule = PRESETS[preset]
     spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
-    image, mask = checks.brain_intensities(image, spacing, mask, assume_stripped)
+    values, mask = checks.brain_intensities(image, spacing, mask, assume_stripped)
+    del image  # a volume that nothing needs any more
     box = bounding_box(mask)
     assert box is not None  # a mask without voxels is refused above
     inner_shape = tuple(s.stop - s.start for s in box)
     pad = tuple((1, -(n + 2) % PAD_TO + 1) for n in inner_shape)
     mask_box = np.pad(mask[box], pad)
-    image_box = np.where(mask_box, np.pad(image[box], pad), np.float32(0))
     weights = hmrf.step_weights(spacing)
     smoothers = tuple(
-        bias_field.smoother(n, mm, schedule.bias_extent_mm) for n, mm in zip(image_box.shape, spacing, strict=True)
+        bias_field.smoother(n, mm, schedule.bias_extent_mm) for n, mm in zip(mask_box.shape, spacing, strict=True)
     )
 
     fluid_bright = CONTRASTS[contrast].fluid_bright
 
     def fit(start: hmrf.Start) -> _Fields:
         low, high = (np.float32(np.expm1(end)) for end in (start.low, start.high))
-        bounded = np.where(mask_box, np.clip(image_box, low, high), np.float32(0))
+        bounded = np.zeros(mask_box.shape, np.float32)
+        bounded[mask_box] = np.clip(values, low, high)
         return _expectation_maximisation(
             bounded, mask_box, start.means, start.variances, weights, smoothers, schedule, fluid_bright
         )
 
     fronts: mixel.Wavefronts | None = None
-    for start in hmrf.starts(np.log1p(image_box[mask_box]), n_classes, schedule.start_rounds):
+    for start in hmrf.starts(np.log1p(values), n_classes, schedule.start_rounds):
         fields = fit(start)
         # The device is busy with the fields meanwhile.
         fronts = fronts or mixel.wavefronts(mask_box, raster)
@@ -156,22 +160,27 @@ def segment(
     keep = tuple(slice(1, 1 + n) for n in inner_shape)
 
     def place(values: Array) -> np.ndarray:
-        full = np.zeros((*image.shape, *values.shape[3:]), values.dtype)
+        full = np.zeros(mask.shape, values.dtype)
         full[box] = np.asarray(values)[keep]
         return full
 
     # Still the device has the partial volumes to do.
-    bias = np.ones(image.shape, np.float32)
-    bias[box] = np.asarray(fields.bias)[keep]
-    restored = np.where(mask, image / bias, np.float32(0))
+    bias = restored = np.broadcast_to(np.float32(np.nan), mask.shape)
+    if restore:
+        bias, restored = np.ones(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+        bias[box] = np.asarray(fields.bias)[keep]
+        restored[mask] = values / bias[mask]
     seg = place(fields.seg)
     scale = float(fields.scale)
-    mixeltype, pveseg, pve = (place(part) for part in parts)
+    types, code = parts[0], np.asarray(parts[1])  # waits for the device
+    memory.give_back_after_fine(mask.size)
+    pveseg, pve = np.zeros(mask.shape, np.uint8), np.zeros((*mask.shape, n_classes), np.float32)
+    mixel.decode(code[keep], pveseg[box], pve[box])
     return TissueMap(
         seg=seg,
         pveseg=pveseg,
         pve=pve,
-        mixeltype=mixeltype,
+        mixeltype=place(types),
         bias=bias,
         restored=restored,
         means=(np.asarray(fields.means) + 1) * scale,
@@ -232,7 +241,8 @@ def _rounds(schedule: Schedule) -> _Round:
     final = [(beta, schedule.sweeps, False, True, schedule.linear_final) for beta in betas]
     columns = zip(*(first + with_bias + change + final), strict=True)
     kinds = (np.float32, np.int32, bool, bool, bool)
-    return _Round(*(jnp.asarray(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    # By NumPy: as JAX arrays each would be a transfer of its own.
+    return _Round(*(cast(Array, np.array(column, kind)) for column, kind in zip(columns, kinds, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames=("schedule", "bright_fluid"))
@@ -326,7 +336,7 @@ def _partial_volumes(
     fronts: mixel.Wavefronts,
     weights: Float[Array, "9"],
     beta: float,
-) -> tuple[UInt8[Array, "x y z"], UInt8[Array, "x y z"], Float[Array, "x y z k"]]:
+) -> tuple[UInt8[Array, "x y z"], UInt16[Array, "x y z"]]:
     likelihood, fraction = mixel.tabulate(fields.grid, fields.means, fields.variances)
     types = mixel.classify(fields.bins, mask, likelihood, fronts, weights, jnp.float32(beta))
-    return mixel.fractions(types, fields.bins, fraction)
+    return mixel.encode(types, fields.bins, fraction)
