@@ -1,12 +1,13 @@
-"""The tables and pictures of docs/reproduction.md, from result files alone.
+"""The tables and pictures of docs/reproduction.md, from stored results alone.
 
-    python -m benchmarks.reproduction --results=results --training=runs/paper_t1
-    python -m benchmarks.reproduction --results=results --training=runs/paper_t1 --page=docs/reproduction.md
+    python -m benchmarks.reproduction --keep=results --training=runs/paper_t1   # take over what was run
+    python -m benchmarks.reproduction --page=docs/reproduction.md               # put the tables in their places
 
-RESULTS/NAME is a folder that `strega_jax.train --evaluate` (as --workdir) or `strega_jax.compare` (as --output) wrote
-for one model; the names that count are the first column of the tables. A folder that is missing makes "not run".
---training is the workdir of a run of configs/paper_t1.py, finished or not. With --page the tables are put in their
-places in that file, and the pictures into images/ beside it.
+--keep names a folder with a folder NAME for each run, as `strega_jax.train --evaluate` (as --workdir) or
+`strega_jax.compare` (as --output) wrote it; the names that count are the first column of the tables. Their numbers
+are kept in benchmarks/reproduction_results/NAME; runs that are not there stay as they were kept. What was never kept is
+"not run". --training is the workdir of a run of configs/paper_t1.py, finished or not. With --page the tables are put in
+their places in that file, and the pictures into images/ beside it.
 """
 
 import dataclasses
@@ -21,15 +22,19 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+from benchmarks.kept import evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.evaluation.figures import png_bytes
-from strega_jax.scans.files import replacing
+from strega_jax.scans.files import replacing, write_json
 from strega_jax.training.metrics import read_metrics
 
-RESULTS = flags.DEFINE_string("results", "results", "Folder with a folder of results for each run.")
-TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py.")
+STORED = flags.DEFINE_string(
+    "stored", str(Path(__file__).parent / "reproduction_results"), "Folder of the stored results."
+)
+KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
+TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py, to take over.")
 
 NOT_RUN = "not run"
 CONTROLS = "controls T1w"
@@ -119,6 +124,8 @@ class Evaluation:
 
     def marked_slices(self) -> str:
         """Of the healthy brains' axial slices with a score, the share with a mark."""
+        if "marked_slices" in self.results:
+            return self.results["marked_slices"]
         marked = scored = 0
         for row in self.results["rows"]:
             if row["cohort"] != CONTROLS or row["method"] != self.method:
@@ -143,7 +150,7 @@ def read(folder: Path) -> Evaluation | None:
     Raises:
         StregaError: they were made with another postprocessing than the row of that name is about.
     """
-    path = next((p for p in (folder / "evaluation" / "results.json", folder / "results.json") if p.exists()), None)
+    path = evaluation_file(folder)
     if path is None:
         return None
     found = Evaluation(json.loads(path.read_text(encoding="utf-8")), path.parent / "masks")
@@ -207,11 +214,11 @@ class Training:
     errors: Sequence[tuple[float, float]]  # epoch, validation_rec
 
     @classmethod
-    def read(cls, workdir: str) -> "Training | None":
-        """None where nothing was logged yet."""
-        config, log = Path(workdir, "config.json"), Path(workdir, "metrics.jsonl")
-        if not workdir or not config.exists() or not log.exists():
-            return None
+    def read(cls, workdir: Path) -> "Training":
+        """Of a run. Raises ConfigError where nothing was logged yet."""
+        config, log = workdir / "config.json", workdir / "metrics.jsonl"
+        if not config.exists() or not log.exists():
+            raise ConfigError(f"--training={workdir}: no config.json and metrics.jsonl of a run")
         run = json.loads(config.read_text(encoding="utf-8"))
         training, slices, lines = run["training"], run["training_slices"]["slices"], read_metrics(workdir)
         epoch = training["batch_size"] / slices
@@ -260,14 +267,32 @@ def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
     return figure
 
 
+def keep(fresh: Path, stored: Path) -> None:
+    """Take over the numbers of the runs that are there. Raises ConfigError where there are none."""
+    found = {name: run for name in names() if (run := read(fresh / name))}
+    if not found:
+        raise ConfigError(f"--keep={fresh}: no results of {', '.join(names())}")
+    for name, run in found.items():
+        path = evaluation_file(fresh / name)
+        assert path is not None
+        keep_evaluation(path, stored / name / path.name, marked_slices=run.marked_slices())
+
+
+def names() -> list[str]:
+    """Of all runs, those of the steps first."""
+    return list(dict.fromkeys([*STEPS, *(name for pair in RUNS.values() for name in pair)]))
+
+
 def main() -> int:
-    """Print all tables; with --page write them and the pictures."""
-    root = Path(RESULTS.value)
-    if not root.is_dir():
-        raise ConfigError(f"--results={root}: no such folder")
-    runs = {name: read(root / name) for name in {*STEPS, *(n for pair in RUNS.values() for n in pair)}}
-    runs = {name: runs[name] for name in [*STEPS, *(n for n in runs if n not in STEPS)]}
-    training = Training.read(TRAINING.value)
+    """Take over fresh results if asked to, print all tables; with --page write them and the pictures."""
+    root = Path(STORED.value)
+    if KEEP.value:
+        keep(Path(KEEP.value), root)
+    log = root / "training.json"
+    if TRAINING.value:
+        write_json(log, dataclasses.asdict(Training.read(Path(TRAINING.value))))
+    runs = {name: read(root / name) for name in names()}
+    training = Training(**json.loads(log.read_text(encoding="utf-8"))) if log.exists() else None
     tables = {"paper": paper_table(runs), "steps": steps_table(runs), "commands": commands(),
               "training": training.lines() if training else [f"{NOT_RUN}."]}  # fmt: skip
     for name, lines in tables.items():

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.kept import RESULTS, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, by_subject
-from strega_jax.scans.files import write_json
 
 KEPT = Path(__file__).parent / "results"
 STORED = flags.DEFINE_string("stored", str(KEPT), "Folder of the stored results.")
@@ -83,9 +83,6 @@ HEALTHY = (
     ("10 of IXI, rendered", "rendered", "FLAIR"),
     ("10 of IXI, rendered", "rendered", "fused"),
 )
-# What of an evaluation is kept: no picture, no curve, and no path of the machine it ran on.
-ENTRIES = ("title", "about", "rows", "sizes", "healthy")
-DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,32 +120,21 @@ class Stored:
         return [float(line["anomaly_ml"]) for line in lines if line["contrast"] == contrast]
 
 
-FILES = ("results.json", "group.tsv")
+FILES = (RESULTS, "group.tsv")
 
 
 def keep(source: Path, run: str, stored: Path) -> None:
     """Take over the numbers of a run. Raises ConfigError where it has none."""
-    places = [source / run / "evaluation" / FILES[0], *(source / run / name for name in FILES)]
-    found = next((path for path in places if path.exists()), None)
+    table = source / run / FILES[1]
+    found = evaluation_file(source / run) or (table if table.exists() else None)
     if found is None:
         raise ConfigError(f"--keep={source}: no results of {run!r}; make them with: {RUNS[run]}")
     target = stored / run / found.name
-    target.parent.mkdir(parents=True, exist_ok=True)
     if found.suffix == ".tsv":
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
-        return
-    content = json.loads(found.read_text(encoding="utf-8"))
-    kept = {name: _rounded(content[name]) for name in ENTRIES if name in content}
-    kept["about"] = {name: value for name, value in kept["about"].items() if not name.endswith("checkpoint")}
-    write_json(target, {"taken from": hashlib.sha256(found.read_bytes()).hexdigest(), **kept})
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    else:
+        keep_evaluation(found, target)
 
 
 def mean(rows: Sequence[Mapping[str, Any]], metric: str, spread: bool = False) -> str:

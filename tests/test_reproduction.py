@@ -87,14 +87,15 @@ def test_results_of_another_postprocessing_are_refused(reproduction, results):
 
 
 def test_an_unfinished_training_says_how_far_it_is(reproduction, training):
-    lines = reproduction.Training.read(str(training)).lines()
+    lines = reproduction.Training.read(training).lines()
     assert lines[0].startswith("3.5 of 70 epochs done")
     assert lines[2:5] == ["| epoch | 2 |", "|---|---|", "| held-out error | 600 |"]
     (training / "metrics.jsonl").write_text("")
-    assert reproduction.Training.read(str(training)).lines() == [
+    assert reproduction.Training.read(training).lines() == [
         "0.0 of 70 epochs done, slices of 128×128. No validation yet."
     ]
-    assert reproduction.Training.read("") is None
+    with pytest.raises(ConfigError, match="--training="):
+        reproduction.Training.read(training / "nowhere")
 
 
 def test_tables_and_pictures_go_into_the_page(reproduction, results, training, tmp_path, capsys):
@@ -102,11 +103,19 @@ def test_tables_and_pictures_go_into_the_page(reproduction, results, training, t
     page = tmp_path / "page.md"
     page.write_text("Before.\n" + "".join(f"<!-- {name} -->OUTDATED<!-- /{name} -->\n" for name in places) + "After.\n")
     (tmp_path / "images").mkdir()
-    with flagsaver.flagsaver(results=str(results), training=str(training), page=str(page)):
-        assert reproduction.main() == 0
+    stored = tmp_path / "stored"
+    with flagsaver.flagsaver(stored=str(stored), page=str(page)):
+        with flagsaver.flagsaver(keep=str(results), training=str(training)):
+            assert reproduction.main() == 0
         first = page.read_text()
-        assert reproduction.main() == 0
+        assert reproduction.main() == 0  # from what is stored alone, masks and log are not needed
     assert page.read_text() == first
+    assert "| 1 of 2 | 12 % |" in first
+    kept = json.loads((stored / "otsu_slice" / "results.json").read_text())
+    assert kept["rows"][0]["dice"] == 0.5
+    nothing = flagsaver.flagsaver(stored=str(stored), keep=str(tmp_path / "images"))
+    with nothing, pytest.raises(ConfigError, match="no results of paper_t1"):
+        reproduction.main()
     assert "OUTDATED" not in first
     printed = capsys.readouterr().out
     assert all(line in printed for line in first.splitlines() if line.startswith("|"))

@@ -1,0 +1,34 @@
+"""The numbers of an evaluation, small enough to be kept beside the code: without pictures, curves, and paths."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from strega_jax.scans.files import write_json
+
+ENTRIES = ("title", "about", "rows", "sizes", "healthy")
+DIGITS = 6
+RESULTS = "results.json"
+
+
+def evaluation_file(folder: Path) -> Path | None:
+    """The results under the --workdir of `strega_jax.train --evaluate`, the --output of `compare`, or a kept folder."""
+    return next((path for path in (folder / "evaluation" / RESULTS, folder / RESULTS) if path.exists()), None)
+
+
+def keep_evaluation(found: Path, target: Path, **more: Any) -> None:
+    """Write the numbers of `found`, its SHA-256, and `more` to `target`."""
+    content = json.loads(found.read_text(encoding="utf-8"))
+    kept = {name: _rounded(content[name]) for name in ENTRIES if name in content}
+    kept["about"] = {name: value for name, value in kept["about"].items() if not name.endswith("checkpoint")}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target, {"taken from": hashlib.sha256(found.read_bytes()).hexdigest(), **kept, **more})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
