@@ -5,8 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from strega_jax.scans.files import write_json
 
+STORED = flags.DEFINE_string("stored", "", "Folder of the stored results; default: the one beside the benchmark.")
+KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
 ENTRIES = ("title", "about", "rows", "sizes", "healthy")
 DIGITS = 6
 RESULTS = "results.json"

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from benchmarks.kept import evaluation_file, keep_evaluation
+from benchmarks.kept import KEEP, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
@@ -30,10 +30,7 @@ from strega_jax.evaluation.figures import png_bytes
 from strega_jax.scans.files import replacing, write_json
 from strega_jax.training.metrics import read_metrics
 
-STORED = flags.DEFINE_string(
-    "stored", str(Path(__file__).parent / "reproduction_results"), "Folder of the stored results."
-)
-KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
+KEPT = Path(__file__).parent / "reproduction_results"
 TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py, to take over.")
 
 NOT_RUN = "not run"
@@ -285,7 +282,7 @@ def names() -> list[str]:
 
 def main() -> int:
     """Take over fresh results if asked to, print all tables; with --page write them and the pictures."""
-    root = Path(STORED.value)
+    root = Path(STORED.value or KEPT)
     if KEEP.value:
         keep(Path(KEEP.value), root)
     log = root / "training.json"

@@ -20,17 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
-from benchmarks.kept import RESULTS, evaluation_file, keep_evaluation
+from benchmarks.kept import KEEP, RESULTS, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
 from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, by_subject
 
 KEPT = Path(__file__).parent / "results"
-STORED = flags.DEFINE_string("stored", str(KEPT), "Folder of the stored results.")
-KEEP = flags.DEFINE_string("keep", "", "Folder of fresh results to take over.")
 
 RUNS = {
     "patients": """python -m strega_jax.compare --fuse --data=brats/,gbm/,stroke/,ms/ --controls=ixi/ \\
@@ -281,7 +278,7 @@ TABLES = {
 
 def main() -> int:
     """Take over fresh results if asked to, print all tables, put them into the page."""
-    folder = Path(STORED.value)
+    folder = Path(STORED.value or KEPT)
     for run in RUNS if KEEP.value else ():
         keep(Path(KEEP.value), run, folder)
     tables = {name: make(Stored(folder)) for name, make in TABLES.items()}
