@@ -76,7 +76,6 @@ OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appea
 PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
 STEPS = {
     "paper_t1": Step("all as described: `configs/paper_t1.py`"),
-    "paper_t1_volume": Step("the same, but Otsu over the volume"),
     "paper_t1_healthy": Step("the same, but the threshold that 1 % of healthy voxels exceed"),
     "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | {"scope": "slice"}),
     "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
