@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     device = jax.devices()[0].device_kind
-    keep_freed_memory()  # as `strega_jax.train` does, for both
+    keep_freed_memory()  # as every command does; for both
     print(f"batch {BATCH.value}, {COMPUTE_DTYPE.value}, {device}\n")
     print("| image | step | images/s | GFLOP/s | CPU-ms an image | JAX over this, by wall | by CPU time |")
     print("|---|---|---|---|---|---|---|")

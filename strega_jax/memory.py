@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory for the next buffer of this process, whichever thread frees or asks for it; until it ends.
 
     glibc returns every buffer of some ten megabytes to the kernel when it is freed, and the next one costs a page fault
-    for each 4 kB, and its zeroing: a third of the processor time of `predict` at 0.5 mm, half of it in training. One
-    arena, since what lies free in the arena of one thread is of no use to another.
+    for each 4 kB, and its zeroing: a third of the processor time of `predict` at 0.5 mm. One arena, since what lies
+    free in the arena of one thread is of no use to another.
 
     Call it before there are threads. Where the C library is not glibc, or the user has set up its malloc by environment
     variables (MALLOC_ARENA_MAX, GLIBC_TUNABLES), nothing happens.

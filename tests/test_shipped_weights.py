@@ -87,5 +87,5 @@ def test_weights_of_another_network_are_told_when_the_model_is_first_used(tmp_pa
     about["run"]["model"]["maps"] = [32, 128, 128]
     (tmp_path / "about.json").write_text(json.dumps(about))
     other = open_model(tmp_path)
-    with pytest.raises(CheckpointError, match="weights are not of a atlas_judge with these settings"):
+    with pytest.raises(CheckpointError, match="weights are not those of atlas_judge with these settings"):
         other.model.score(np.zeros((1, 96, 96, 4), np.float32), np.zeros(1, np.float32))

@@ -52,7 +52,7 @@ class Model:
             return jax.jit(program).lower(self.variables, raw, np.int32(0)).compile()
         except (FlaxError, KeyError, TypeError, ValueError) as error:  # what the many detectors say of it
             raise CheckpointError(
-                f"{self.source}: the weights are not of a {self.about.run.detector} with these settings ({error})"
+                f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"
             ) from error
 
     def score(
