@@ -100,7 +100,8 @@ class Judged:
         # Both in one batch: the network is compiled once.
         both, usual = (jnp.concatenate([x, x[:, ::-1]]) for x in (tissue, usual))
         logits: Any = self._judge.apply(judge, _features(both, usual))
-        straight, mirrored = jnp.split(jax.nn.sigmoid(logits), 2)
+        # Not jnp.split: it wants a number of rows that is known when the program is exported.
+        straight, mirrored = jax.nn.sigmoid(logits).reshape(2, -1, *logits.shape[1:])
         return 0.5 * (straight + mirrored[:, ::-1]) * batch["brain"]
 
     def weighed(
