@@ -97,11 +97,11 @@ class Judged:
     def judge_probability(self, judge: Variables, batch: Batch, usual: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
         """How sure the judge is that a pixel is foreign: mean of what it says of the slice and of its mirror image."""
         tissue = tissue_scale(batch["images"]) * batch["brain"]
-        # Both in one batch: the network is compiled once.
-        both, usual = (jnp.concatenate([x, x[:, ::-1]]) for x in (tissue, usual))
+        # Both in one batch: the network is compiled once. Stacked and reshaped, for ONNX export cannot yet tell how
+        # many rows a concatenation along a batch of any size has.
+        both, usual = (jnp.stack([x, x[:, ::-1]]).reshape(-1, *x.shape[1:]) for x in (tissue, usual))
         logits: Any = self._judge.apply(judge, _features(both, usual))
-        # Not jnp.split: it wants a number of rows that is known when the program is exported.
-        straight, mirrored = jax.nn.sigmoid(logits).reshape(2, -1, *logits.shape[1:])
+        straight, mirrored = jax.nn.sigmoid(logits).reshape(2, *tissue.shape)
         return 0.5 * (straight + mirrored[:, ::-1]) * batch["brain"]
 
     def weighed(
