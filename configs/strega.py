@@ -18,7 +18,7 @@ has the tables, the commands and what did not work.
 
 from ml_collections import ConfigDict
 
-from strega_jax.config import Augment, Optimiser, Postprocess, Preprocess, Run, Training
+from strega_jax.config import Augment, Data, Optimiser, Postprocess, Preprocess, Run, Training
 from strega_jax.run_config import as_config
 
 
@@ -51,10 +51,11 @@ def get_config() -> ConfigDict:
                 smooth_mm=6.0,
                 mirror=0.8,
                 threshold="hysteresis",
-                false_positive_rate=1e-4,
+                false_positive_rate=2e-5,
                 low_fraction=0.3,
                 min_volume_ml=2.0,
                 appearance_mm=15.0,
             ),
+            data=Data(rendered=("T1ce", "T2w", "FLAIR")),
         )
     )

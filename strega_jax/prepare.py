@@ -9,8 +9,9 @@ that fails is reported at the end and the others are done. Exit code 1 if any sc
         --config.preprocess.size=128
 
 Scans must be brain-extracted, or come with brain masks (--brain): a BIDS-like tree, a known data set, or a flat
-folder. The settings are the `preprocess` part of the config. Splits go by subject: from a participants.tsv
-(columns participant_id, split) where there is one, else by --split.
+folder. The settings are the `preprocess` part of the config, and `data.rendered`: contrasts that T1w training scans
+are rendered in as well. Splits go by subject: from a participants.tsv (columns participant_id, split) where there is
+one, else by --split.
 """
 
 import sys
@@ -33,7 +34,7 @@ _OVERRIDDEN = any(argument.lstrip("-").startswith("config.") for argument in sys
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     str(Path(__file__).parent / "default_config.py") if _OVERRIDDEN else None,
-    "Run config whose `preprocess` part is used. Default: every setting's own.",
+    "Run config whose `preprocess` part and `data.rendered` are used. Default: every setting's own.",
 )
 _CONTRASTS = flags.DEFINE_list("contrasts", [], "Prepare these contrasts only, e.g. T1w,T2w. Default: the config's.")
 _SPLIT = flags.DEFINE_list("split", ["0.8", "0.1", "0.1"], "Shares of train, dev and test subjects.")
@@ -50,7 +51,8 @@ def main() -> int:
     from strega_jax.scans.splits import SplitRule, subject_splits
     from strega_jax.slices.cohort import prepare_cohort
 
-    settings = (Run() if _CONFIG.value is None else as_run(_CONFIG.value)).preprocess
+    run = Run() if _CONFIG.value is None else as_run(_CONFIG.value)
+    settings = run.preprocess
     output = command.output_folder(_OUTPUT.value)
     cases = find_cases(_INPUT.value, _CONTRASTS.value or [settings.contrast])
     rule = SplitRule(**_fractions(_SPLIT.value), seed=_SEED.value)
@@ -62,6 +64,7 @@ def main() -> int:
         output,
         settings,
         rule=rule,
+        rendered=run.data.rendered,
         workers=_WORKERS.value,
         brain=_BRAIN.value,
         process_index=index,

@@ -41,11 +41,13 @@ class Opened:
         """What a reader should know of the model: name → value."""
         about = self.model.about
         shipped = self.model.source == str(SHIPPED)
+        rendered = ", ".join(about.run.data.rendered)
+        also = f", those of the scans rendered as {rendered} among them" if rendered else ""
         return {
             "checkpoint": "the package's own weights" if shipped else self.model.source,
             "fingerprint": self.fingerprint,
             "detector": about.run.detector,
-            "trained on": f"{about.training_scans} scans, {about.training_slices} slices, of healthy brains",
+            "trained on": f"{about.training_scans} scans, {about.training_slices} slices, of healthy brains{also}",
             "training contrast": about.preprocess.contrast,
             "slices show": about.preprocess.representation,
             "slice grid": f"{about.preprocess.grid}, {about.preprocess.size}×{about.preprocess.size} pixels",

@@ -6,7 +6,10 @@ patients with several contrasts of one session show outside their lesions. Nothi
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from strega_jax.errors import ConfigError
 
 Range = tuple[float, float]
 Point = tuple[float, float, float]
@@ -102,6 +105,12 @@ LOOKS: dict[str, Look] = {
         grain=(0.02, 0.05),
     ),
 }
+
+
+def check_renderable(contrasts: Iterable[str]) -> None:
+    """Raise ConfigError for a contrast that no T1w scan can be rendered in."""
+    if unknown := set(contrasts) - set(LOOKS):
+        raise ConfigError(f"cannot render {', '.join(sorted(unknown))}; known: {', '.join(LOOKS)}")
 
 
 class Region(NamedTuple):

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from strega_jax.errors import ConfigError
-from strega_jax.scans.looks import LOOKS, MOVING, PLEXUS, REGIONS, VENTRICLES, Look, Point, Range
+from strega_jax.scans.looks import LOOKS, MOVING, PLEXUS, REGIONS, VENTRICLES, Look, Point, Range, check_renderable
 
 Volume = Float[np.ndarray, "x y z"]
 
@@ -107,8 +106,7 @@ def render(
     Raises:
         ConfigError: a contrast that cannot be rendered.
     """
-    if contrast not in LOOKS:
-        raise ConfigError(f"no healthy brain can be rendered as {contrast!r}; known: {', '.join(LOOKS)}")
+    check_renderable([contrast])
     look = LOOKS[contrast]
     drawing = _Drawing(fractions, to_template, np.asarray(spacing_mm, float), rng)
     texture = _texture(image, drawing) * drawing.between(look.texture)

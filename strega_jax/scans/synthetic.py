@@ -24,7 +24,7 @@ from strega_jax.scans.cohorts import unique_names
 from strega_jax.scans.contrast import CONTRASTS, contrast_named
 from strega_jax.scans.files import file_sha256, write_json, write_tsv
 from strega_jax.scans.lesions import plant_lesion, plant_spots
-from strega_jax.scans.looks import LOOKS
+from strega_jax.scans.looks import check_renderable
 from strega_jax.scans.scan import Scan, write_volume
 from strega_jax.scans.source import open_scan
 
@@ -163,8 +163,7 @@ def plan_local(healthy: Sequence[Case], kinds: Sequence[str], count: int, contro
 
 def plan_rendered(healthy: Sequence[Case], contrasts: Sequence[str], count: int, seed: int) -> list[Recipe]:
     """Each of `count` healthy scans in every contrast."""
-    if unknown := set(contrasts) - set(LOOKS):
-        raise ConfigError(f"cannot render {', '.join(sorted(unknown))}; known: {', '.join(LOOKS)}")
+    check_renderable(contrasts)
     _enough(healthy, count)
     chosen = [healthy[i] for i in np.random.default_rng(seed).permutation(len(healthy))[:count]]
     return [Recipe(case, "rendered", "rendered", (("contrast", name),)) for case in chosen for name in contrasts]

@@ -1,8 +1,12 @@
-"""A cohort of scans → a slice store: idempotent, in parallel, past bad scans."""
+"""A cohort of scans → a slice store: idempotent, in parallel, past bad scans.
+
+Training scans may be stored a second time, rendered in other contrasts (`slices.rendering`) and segmented as a scan of
+that contrast would be: what a segmentation makes of T2w or FLAIR cannot be drawn on the segmentation of a T1w scan.
+"""
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,12 +16,17 @@ from strega_jax.errors import ScanError, StoreError
 from strega_jax.failures import Failures
 from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
+from strega_jax.scans.looks import LOOKS, check_renderable
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
 from strega_jax.scans.splits import SplitRule, share_of
 from strega_jax.slices import store as slice_store
 from strega_jax.slices.preprocess import preprocess
+from strega_jax.slices.rendering import render_contrasts
 
 log = logging.getLogger(__name__)
+
+# Renderings belong to the data, not to a run: trainings with other seeds see the same ones.
+RENDERING_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +53,7 @@ def prepare_cohort(
     settings: Preprocess,
     *,
     rule: SplitRule | None = None,
+    rendered: Sequence[str] = (),
     workers: int = 2,
     brain: PathLike = AUTO,
     process_index: int = 0,
@@ -60,6 +70,7 @@ def prepare_cohort(
         output: folder of the store, made if need be.
         settings: preprocessing.
         rule: that `splits` follows where no table gives them; kept in the store.
+        rendered: contrasts that T1w scans of the split `train` are rendered in, to be stored beside them.
         workers: threads.
         brain: where the brain is, as `open_scan` takes it.
         process_index: of this process.
@@ -67,29 +78,39 @@ def prepare_cohort(
 
     Raises:
         StoreError: the store holds scans of other cohorts that were prepared with other settings or split otherwise.
+        ConfigError: a contrast that cannot be rendered.
         StregaError: what no scan can be blamed for, such as a full disk; see `failures.run_error`.
     """
     rule = rule or SplitRule()
+    check_renderable(rendered)
     (output / "scans").mkdir(parents=True, exist_ok=True)
-    names = {case.name for case in cases}
+    names = {name for case in cases for name in _names(case)}
     _count_others(output, settings, rule, names)
     mine = share_of(cases, process_index, process_count)
-    made: dict[str, bool] = {}
+    made: dict[Case, bool] = {}
     failures = Failures(output)
 
     def update(case: Case) -> bool:
-        return _update(case, splits[case.subject], output, settings, brain)
+        split = splits[case.subject]
+        return _update(case, split, output, settings, brain, rendered if split == "train" else ())
 
     for case, done, error in tqdm(in_threads(mine, update, workers), total=len(mine), desc="preparing", unit="scan"):
         if error is None:
-            made[case.name] = done
+            made[case] = done
         else:
             log.error("%s", failures.add(case.image, error))
-    others = _count_others(output, settings, rule, names - made.keys()) - len(made)
+    # Those that failed may still change; what was made of the others is theirs.
+    of_made = {name for case in made for name in _names(case)}
+    others = _count_others(output, settings, rule, names - of_made) - len(of_made & slice_store.entry_names(output))
     if made or others:
         slice_store.write_manifest(output, settings, rule)
     prepared = sum(made.values())
     return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others)
+
+
+def _names(case: Case) -> dict[str, str | None]:
+    """What a scan and its renderings are called in the store → contrast it is rendered in; None: as it is."""
+    return {case.name: None} | {f"{case.name}_as-{contrast}": contrast for contrast in LOOKS}
 
 
 def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing: set[str]) -> int:
@@ -115,43 +136,61 @@ def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing:
     return len(others)
 
 
-def _update(case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike) -> bool:
-    """Prepare one scan unless it is up to date; whether it had to be."""
+def _update(
+    case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike, rendered: Sequence[str]
+) -> bool:
+    """Prepare one scan and its renderings unless they are up to date; whether anything had to be."""
     digest = settings_hash(settings)
+    wanted = {name: contrast for name, contrast in _names(case).items() if contrast is None or contrast in rendered}
     entry = slice_store.read_entry(output, case.name)
     try:
         source_sha256 = scan_digest(case, brain)
     except (ScanError, OSError):
         if entry and entry.cohort == case.cohort:  # what was made of it is out of date
-            slice_store.remove_entry(output, case.name)
+            _remove(output, wanted)
         raise
-    if entry and (entry.settings_hash, entry.source_sha256) == (digest, source_sha256):
-        if entry.split != split:
-            slice_store.write_entry(output, dataclasses.replace(entry, split=split))
-        return False
     if entry and entry.cohort != case.cohort and entry.source_sha256 != source_sha256:
         raise ScanError(
             f"{case.image}: {output} holds another scan called {case.name}, of {entry.cohort}; prepare into another "
             "store, or rename the subject"
         )
-    slice_store.remove_entry(output, case.name)
+    _remove(output, _names(case).keys() - wanted.keys())
+    stale: dict[str, str | None] = {}
+    for name, contrast in wanted.items():
+        entry = slice_store.read_entry(output, name)
+        if entry is None or (entry.settings_hash, entry.source_sha256) != (digest, source_sha256):
+            stale[name] = contrast
+        elif entry.split != split:
+            slice_store.write_entry(output, dataclasses.replace(entry, split=split))
+    if not stale:
+        return False
+    _remove(output, stale)
     scan = open_scan(case, brain=brain)
-    volume = preprocess(scan, settings)
-    tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
-    slice_store.write_scan(
-        output,
-        volume,
-        name=case.name,
-        cohort=case.cohort,
-        subject=case.subject,
-        session=case.session,
-        contrast=case.contrast,
-        split=split,
-        source=case.image.name,
-        source_sha256=source_sha256,
-        spacing_mm=scan.spacing_mm,
-        grid_spacing_mm=volume.grid.spacing_mm(scan),
-        tissue_ml=tissue_ml,
-        settings_hash=digest,
-    )
+    images = render_contrasts(scan, tuple(contrast for contrast in stale.values() if contrast), RENDERING_SEED)
+    for name, contrast in stale.items():
+        image = images[contrast] if contrast else scan
+        volume = preprocess(image, settings)
+        tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
+        slice_store.write_scan(
+            output,
+            volume,
+            name=name,
+            cohort=case.cohort,
+            subject=case.subject,
+            session=case.session,
+            contrast=contrast or case.contrast,
+            split=split,
+            source=case.image.name,
+            source_sha256=source_sha256,
+            spacing_mm=scan.spacing_mm,
+            grid_spacing_mm=volume.grid.spacing_mm(scan),
+            tissue_ml=tissue_ml,
+            settings_hash=digest,
+            rendered=contrast is not None,
+        )
     return True
+
+
+def _remove(output: Path, names: Iterable[str]) -> None:
+    for name in names:
+        slice_store.remove_entry(output, name)

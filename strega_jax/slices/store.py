@@ -54,6 +54,7 @@ class Entry:
     sums: tuple[tuple[float, ...], tuple[float, ...], int]  # brain pixels: Σx, Σx² a channel, count
     settings_hash: str
     sha256: str  # of the array file
+    rendered: bool = False  # in its contrast, from a scan of another one
 
 
 @dataclasses.dataclass(frozen=True)

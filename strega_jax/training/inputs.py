@@ -1,5 +1,6 @@
 """Where a run's scans and slices are, and whom it holds out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -39,6 +40,12 @@ def open_store(run: Run, workdir: str) -> SliceStore:
             f"{store.path} was prepared with other settings than config.preprocess; prepare another store, or "
             f"train with the store's: {store.settings}"
         )
+    there = {entry.contrast for entry in store.entries if entry.rendered}
+    if there != set(run.data.rendered):
+        raise ConfigError(
+            f"{store.path} has training scans rendered in: {_listed(there)}; config.data.rendered says: "
+            f"{_listed(run.data.rendered)}. Prepare it again with this config, or set config.data.rendered"
+        )
     return store
 
 
@@ -54,6 +61,7 @@ def prepare_scans(run: Run, workdir: str, workers: int) -> tuple[str, ...]:
         path,
         run.preprocess,
         rule=rule,
+        rendered=run.data.rendered,
         workers=workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -84,3 +92,7 @@ def held_out(run: Run, workdir: str) -> list[Case]:
     splits = {case.name: stored.get(case.name, by_rule[case.subject]) for case in healthy}
     test, dev = ([case for case in healthy if splits[case.name] == split] for split in ("test", "dev"))
     return test or dev
+
+
+def _listed(contrasts: Iterable[str]) -> str:
+    return ", ".join(sorted(contrasts)) or "none"
