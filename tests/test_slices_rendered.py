@@ -108,4 +108,7 @@ def test_a_store_and_a_config_must_agree_on_what_is_rendered(store: Path) -> Non
 def test_what_cannot_be_rendered_is_named_before_anything_is_done(brains: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot render T1w; known: .*T2w"):
         prepare(brains, tmp_path / "store", rendered=("T1w",))
+    cases, settings = find_cases(brains), dataclasses.replace(SETTINGS, contrast="T2w")
+    with pytest.raises(ConfigError, match=r"contrast is T2w; set --config\.data\.rendered='\(\)'"):
+        prepare_cohort(cases, {}, tmp_path / "store", settings, rendered=CONTRASTS)
     assert not (tmp_path / "store").exists()

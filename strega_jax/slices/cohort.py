@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from strega_jax.config import Preprocess, settings_hash
-from strega_jax.errors import ScanError, StoreError
+from strega_jax.errors import ConfigError, ScanError, StoreError
 from strega_jax.failures import Failures
 from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
@@ -78,11 +78,16 @@ def prepare_cohort(
 
     Raises:
         StoreError: the store holds scans of other cohorts that were prepared with other settings or split otherwise.
-        ConfigError: a contrast that cannot be rendered.
+        ConfigError: a contrast that cannot be rendered, or scans that are not T1w to render from.
         StregaError: what no scan can be blamed for, such as a full disk; see `failures.run_error`.
     """
     rule = rule or SplitRule()
     check_renderable(rendered)
+    if rendered and settings.contrast != "T1w":
+        raise ConfigError(
+            f"config.data.rendered asks to render T1w scans, but config.preprocess.contrast is {settings.contrast}; "
+            "set --config.data.rendered='()'"
+        )
     (output / "scans").mkdir(parents=True, exist_ok=True)
     names = {name for case in cases for name in _names(case)}
     _count_others(output, settings, rule, names)
