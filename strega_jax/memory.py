@@ -36,7 +36,12 @@ def keep_freed_memory() -> bool:
     return _kept
 
 
+def is_fine(voxels: int) -> bool:
+    """Whether a scan of so many voxels is one whose stages take gigabytes."""
+    return voxels > FINE_VOXELS
+
+
 def give_back_after_fine(voxels: int) -> None:
-    """Between two stages of the work on a scan: give back now what was kept, if it has more than `FINE_VOXELS`."""
-    if _kept and voxels > FINE_VOXELS:
+    """Between two stages of the work on a scan: give back now what was kept, if it is a fine one."""
+    if _kept and is_fine(voxels):
         ctypes.CDLL(None).malloc_trim(0)

@@ -66,7 +66,9 @@ def _detail(
     step = np.maximum(1, (WORKING_MM / spacing + 1e-3).astype(int))
     if step.max() > 1:
         every = tuple(slice(n // 2, None, n) for n in step)
-        image, inside = (ndimage.uniform_filter(volume, step.tolist())[every] for volume in (image, inside))
+        # Copies, so that the full volumes can go.
+        image = ndimage.uniform_filter(image, step.tolist())[every].copy()
+        inside = ndimage.uniform_filter(inside, step.tolist())[every].copy()
         spacing = spacing * step
     whole = inside > 0.99
     sigma = DETAIL_MM / spacing

@@ -19,6 +19,7 @@ from strega_jax.errors import CheckpointError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
 from strega_jax.models.batches import padded_batches, to_batch
+from strega_jax.programs import Program
 from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.store import Normalisation
 
@@ -40,7 +41,7 @@ class Model:
 
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[Array, Array]]:
-        """Compiled, for one batch of slices and its number, by which it is given its share of random numbers."""
+        """Compiled, for variables, one batch of slices and its number, by which it has its share of random numbers."""
 
         def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, Array]:
             key = jax.random.fold_in(jax.random.key(self.about.run.seed), number)
@@ -49,7 +50,8 @@ class Model:
         shapes = {"images": (SCORING_BATCH, *self.about.image_shape), "position": (SCORING_BATCH,)}
         raw = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         try:
-            return jax.jit(program).lower(self.variables, raw, np.int32(0)).compile()
+            kept = Program(program, about=json.dumps(self.about.to_dict(), sort_keys=True))
+            return kept.ready(self.variables, raw, np.int32(0))
         except (FlaxError, KeyError, TypeError, ValueError) as error:  # what the many detectors say of it
             raise CheckpointError(
                 f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"

@@ -120,12 +120,16 @@ def _standardised(
 ) -> tuple[Float[np.ndarray, "i j k"], Float[np.ndarray, " n"]]:
     """Log intensities in the box, smoothed, in units of the brain's spread; and those far away."""
     offset = min(0.0, float(image[brain].min()))
-    log = np.log1p(np.maximum(image - offset, 0), dtype=np.float32)
+    # One volume, worked on in place: fine scans have large ones.
+    log = np.subtract(image, offset, dtype=np.float32)
+    np.maximum(log, 0, out=log)
+    np.log1p(log, out=log)
     low, middle, high = np.percentile(log[brain], (10, 50, 90))
     scale = max(float(high - low), 1e-6)
-    smooth = ndimage.gaussian_filter(log, [NOISE_MM / mm for mm in spacing_mm])
-    smooth = (smooth - np.float32(middle)) / np.float32(scale)
-    return smooth[box], smooth[far]
+    ndimage.gaussian_filter(log, [NOISE_MM / mm for mm in spacing_mm], output=log)
+    log -= np.float32(middle)
+    log /= np.float32(scale)
+    return log[box].copy(), log[far]
 
 
 def _signed_distance(

@@ -57,6 +57,7 @@ def mask_from_score(
     # zero, so nothing outside the brain can lie above it.
     inside = np.where(brain[box], score[box], np.float32(0)).astype(np.float32, copy=False)
     slices = np.ascontiguousarray(inside.transpose(2, 0, 1))
+    del inside  # of a fine scan it is large
     thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
     marked = slices > thresholds[:, None, None]
     if settings.threshold == "hysteresis":

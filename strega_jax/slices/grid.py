@@ -52,7 +52,7 @@ class SliceGrid:
         after = [outer.stop - inner.stop for inner, outer in zip(box, near, strict=True)]
         volume = np.pad(part, list(zip(before, after, strict=True)))
         if sigma.max() > 0:
-            volume = ndimage.gaussian_filter(volume, sigma, mode="constant")
+            ndimage.gaussian_filter(volume, sigma, output=volume, mode="constant")
         to_part = self.to_scan.copy()
         to_part[:3, 3] -= [s.start for s in near]
         # scipy takes the offset from a homogeneous matrix

@@ -9,6 +9,7 @@ shell around it, f and m are the smoothed features of template and scan. ρ leve
 pulls nowhere. Voxels that lie beyond the field of view are left out.
 """
 
+import functools
 from typing import NamedTuple, overload
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import ndimage
+
+from strega_jax.programs import OLD_KERNELS, Program
 
 GRID_MM = 4.0
 GRID_VOXELS = 64  # 256 mm: any head in any pose
@@ -220,7 +223,7 @@ def minimise(
     return _minimise(padded, np.int32(count), volume, c, iterations, start, free, prior)
 
 
-@jax.jit
+@functools.partial(Program, options=OLD_KERNELS)
 def _minimise(
     level: Level,
     count: Int[Array, ""],

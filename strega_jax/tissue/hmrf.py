@@ -80,6 +80,7 @@ def starts(y: Float[np.ndarray, "n"], n_classes: int, rounds: int) -> Iterator[S
     if y.min() == y.max():
         return
     count, centre = _histogram(y)
+    del y  # this generator lives on while the device works, and needs it no more
     middle = float(_quantiles(count, centre, np.array([0.5]))[0])
     fences = middle - OUTLYING_LOG, middle + OUTLYING_LOG
     others: list[Start] = []

@@ -55,10 +55,20 @@ def wavefronts(mask: Bool[np.ndarray, "x y z"], raster: Raster = X_FASTEST) -> W
     for pace, (axis, backwards) in enumerate(raster, start=1):
         ramp = np.arange(mask.shape[axis], dtype=np.uint16) * np.uint16(pace)
         time = time + (ramp[::-1] if backwards else ramp).reshape([-1 if a == axis else 1 for a in range(3)])
-    t = time[mask]
+    count = np.bincount(time[mask])
     order = np.zeros(mask.size + CHUNK, np.int32)
-    order[: t.size] = np.flatnonzero(mask).astype(np.int32)[np.argsort(t, kind="stable")]
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(t))])
+    ends = np.cumsum(count)
+    # Plane by plane each value of t takes its next places: a sort of all voxels at once takes many times their memory.
+    next_place = ends - count
+    for x, plane in enumerate(mask):
+        index = np.flatnonzero(plane).astype(np.int32)
+        t = time[x].reshape(-1)[index]
+        by_time = np.argsort(t, kind="stable")
+        t, here = t[by_time], np.bincount(t, minlength=count.size)
+        before = np.cumsum(here) - here
+        order[np.arange(t.size) + (next_place - before)[t]] = index[by_time] + np.int32(x * plane.size)
+        next_place += here
+    bounds = np.concatenate([[0], ends])
     starts = np.concatenate([np.arange(a, b, CHUNK) for a, b in itertools.pairwise(bounds)])
     counts = np.concatenate([np.minimum(b - np.arange(a, b, CHUNK), CHUNK) for a, b in itertools.pairwise(bounds)])
     pad = (0, mask.size // CHUNK + 3 * sum(mask.shape) - starts.size)

@@ -16,6 +16,7 @@ from strega_jax import memory
 from strega_jax.boxes import bounding_box
 from strega_jax.errors import ConfigError
 from strega_jax.forked import require_own_threads
+from strega_jax.programs import OLD_KERNELS, SMALL, Program
 from strega_jax.scans.contrast import CONTRASTS, NAMES, Contrast
 from strega_jax.tissue import bias as bias_field
 from strega_jax.tissue import checks, hmrf, mixel
@@ -143,16 +144,19 @@ def segment(
         low, high = (np.float32(np.expm1(end)) for end in (start.low, start.high))
         bounded = np.zeros(mask_box.shape, np.float32)
         bounded[mask_box] = np.clip(values, low, high)
-        return _expectation_maximisation(
-            bounded, mask_box, start.means, start.variances, weights, smoothers, schedule, fluid_bright
-        )
+        inputs = bounded, mask_box, start.means, start.variances, weights, smoothers
+        return _expectation_maximisation(*inputs, schedule=schedule, bright_fluid=fluid_bright)
 
     fronts: mixel.Wavefronts | None = None
+    memory.give_back_after_fine(mask.size)
     for start in hmrf.starts(np.log1p(values), n_classes, schedule.start_rounds):
         fields = fit(start)
-        # The device is busy with the fields meanwhile.
+        if memory.is_fine(mask.size):  # what follows would have its memory beside that of the fields
+            jax.block_until_ready(fields)
+            memory.give_back_after_fine(mask.size)
+        # Of other scans the device is busy with the fields meanwhile.
         fronts = fronts or mixel.wavefronts(mask_box, raster)
-        parts = _partial_volumes(fields, mask_box, fronts, weights, schedule.beta_mixel)
+        parts = _partial_volumes(fields, mask_box, fronts, weights, beta=schedule.beta_mixel)
         if _has_all_classes(fields, n_classes):
             break
     else:
@@ -245,7 +249,7 @@ def _rounds(schedule: Schedule) -> _Round:
     return _Round(*(cast(Array, np.array(column, kind)) for column, kind in zip(columns, kinds, strict=True)))
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "bright_fluid"))
+@functools.partial(Program, options=SMALL)
 def _expectation_maximisation(
     image: Float[Array, "x y z"],
     mask: Bool[Array, "x y z"],
@@ -329,7 +333,7 @@ def _labels(p: hmrf.Volumes, mask: Bool[Array, "x y z"], rank: Int[Array, "k"]) 
     return jnp.where(mask, choice, jnp.uint8(0))
 
 
-@functools.partial(jax.jit, static_argnames="beta")
+@functools.partial(Program, options=OLD_KERNELS)
 def _partial_volumes(
     fields: _Fields,
     mask: Bool[Array, "x y z"],
