@@ -89,5 +89,5 @@ def test_the_halves_of_a_brain_differ_no_more_than_those_of_real_scans():
 
 
 def test_a_contrast_without_a_look_is_refused():
-    with pytest.raises(ConfigError, match=r"rendered as 'DWI'; known: T1ce, T2w, FLAIR, PD"):
+    with pytest.raises(ConfigError, match=r"cannot render DWI; known: T1ce, T2w, FLAIR, PD"):
         rendered("DWI", 0)
