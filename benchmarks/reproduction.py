@@ -11,19 +11,18 @@ are kept in benchmarks/reproduction_results/NAME; runs that are not there stay a
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks.kept import KEEP, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
+from benchmarks.reproduction_evaluation import CONTROLS, NOT_RUN, Evaluation
 from benchmarks.reproduction_training import Training, curves_picture, curves_table
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
@@ -33,9 +32,7 @@ from strega_jax.scans.files import replacing, write_json
 KEPT = Path(__file__).parent / "reproduction_results"
 TRAINING = flags.DEFINE_list("training", [], "Workdirs of trainings to take over.")
 
-NOT_RUN = "not run"
 PAPER_T1, SHORT = "paper_t1", "paper_t1_short"
-CONTROLS = "controls T1w"
 MARKED = "marked in a healthy brain, ml: mean, median, range | healthy brains with a mark"
 # Chatterjee et al. 2022, Dice, mean ± SD: tables 1 and 2; CSF class: section 4.2. "T1" of its BraTS is T1ce.
 COLUMNS = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "mood_toy T2w", "eq15 T2w", "brats T2w")
@@ -57,12 +54,16 @@ RUNS = {
     "GMVAE": {"here": ("gm_vae", "gm_vae_t2")},
     "ceVAE": {"here": ("ce_vae", "ce_vae_t2")},
     "ceVAE (with StRegA preprocessing)": {"here": ("ce_vae_strega", "ce_vae_strega_t2")},
-    "StRegA": {"here": (PAPER_T1, "paper_t2"), "here, 600 steps": (SHORT, "paper_t2_short")},
+    "StRegA": {
+        "here": (PAPER_T1, "paper_t2"),
+        "here, 600 steps": (SHORT, "paper_t2_short"),
+        "the same, reconstruction − input": ("short_negative", "paper_t2_negative"),
+    },
     "CSF class of the tissue map alone": {"here": ("default", "default")},
 }
 CSF = "tissue class CSF"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
-TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT)
+TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,12 @@ STEPS = {
     "short_volume": Step("… Otsu over the volume", LETTER | {"scope": "volume"}, SHORT),
     "paper_t1_short_healthy": Step("… the threshold that 1 % of healthy voxels exceed", LETTER | HEALTHY, SHORT),
     "short_negative": Step("… reconstruction − input", LETTER, "short_negative"),
-    "short_absolute": Step("… |input − reconstruction|", LETTER, "short_absolute"),
+    "short_negative_healthy": Step(
+        "… that residual, and the threshold that 1 % of healthy voxels exceed",
+        LETTER | HEALTHY,
+        "short_negative",
+    ),
+    "short_absolute": Step("… absolute residual", LETTER, "short_absolute"),
     "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | {"scope": "slice"}),
     "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
     "otsu_volume_refined": Step("anomaly map smoothed, mirror image subtracted", OTSU | {"scope": "volume"}),
@@ -103,63 +109,6 @@ STEPS = {
     ),
     "default": Step("components from 2 ml, fitted to the patient's intensities: the default", {}),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The results of one run."""
-
-    results: Mapping[str, Any]
-    masks: Path
-
-    @functools.cached_property
-    def method(self) -> str:
-        """The model's; the baselines come after it."""
-        return self.results["rows"][0]["method"]
-
-    def numbers(self, cohort: str, metric: str, method: str = "") -> list[float]:
-        """One a volume, where it is defined."""
-        rows = [
-            row for row in self.results["rows"] if row["cohort"] == cohort and row["method"] == (method or self.method)
-        ]
-        return [row[metric] for row in rows if row.get(metric) is not None]
-
-    def dice(self, cohort: str, method: str = "", metric: str = "dice") -> str:
-        """Mean ± SD (volumes)."""
-        values = self.numbers(cohort, metric, method)
-        if not values:
-            return NOT_RUN
-        spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.3f}{spread} ({len(values)})"
-
-    def marked(self) -> list[str]:
-        """Of the healthy brains: ml marked in one, brains with a mark, and their slices with one."""
-        ml = self.numbers(CONTROLS, "marked_ml")
-        if not ml:
-            return [NOT_RUN] * 3
-        spread = f"{np.mean(ml):.1f}, {np.median(ml):.1f}, {min(ml):.1f}–{max(ml):.1f}"
-        return [spread, f"{sum(x > 0 for x in ml)} of {len(ml)}", self.marked_slices()]
-
-    def marked_slices(self) -> str:
-        """Of the healthy brains' axial slices with a score, the share with a mark."""
-        if "marked_slices" in self.results:
-            return self.results["marked_slices"]
-        marked = scored = 0
-        for row in self.results["rows"]:
-            if row["cohort"] != CONTROLS or row["method"] != self.method:
-                continue
-            mask, score = (_slices_with(self.masks / f"{row['case']}{end}") for end in ENDS)
-            marked, scored = marked + int((mask & score).sum()), scored + int(score.sum())
-        return f"{100 * marked / scored:.0f} %" if scored else NOT_RUN
-
-
-ENDS = ("_mask.nii.gz", "_desc-anomalymap.nii.gz")
-
-
-def _slices_with(path: Path) -> np.ndarray:
-    """Whether each axial slice holds a value above 0."""
-    image = nibabel.as_closest_canonical(nibabel.load(path))  # pyright: ignore[reportArgumentType]
-    return np.asarray((np.asarray(image.dataobj) > 0).any(axis=(0, 1)))
 
 
 def read(folder: Path) -> Evaluation | None:
@@ -207,7 +156,9 @@ def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
             cells = [run.dice(cohort, metric=metric) if run else NOT_RUN for cohort in cohorts.values()]
             marked = run.marked()[:2] if run and metric == "dice" else ["–" if run else NOT_RUN] * 2
             lines.append(f"| `{name}` | {label} | {' | '.join([*cells, *marked])} |")
-    return lines
+    run = runs.get("ce_vae_strega")
+    cells = [run.dice(cohort, CSF) if run else NOT_RUN for cohort in cohorts.values()]
+    return [*lines, f"| CSF class | – | {' | '.join(cells)} | – | – |"]
 
 
 def steps_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
@@ -224,14 +175,27 @@ def steps_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
 
 
 def commands() -> list[str]:
-    """What made the rows of the packaged weights."""
-    line = (
-        "python -m strega_jax.train --evaluate --config=configs/strega.py --checkpoint=strega_jax/weights \\\n"
+    """What made the rows of the packaged weights, and those of the short training."""
+    places = (
         "    --config.data.lesions=\"('brats/',)\" --config.data.contrasts=\"('T1ce','T2w')\" \\\n"
         "    --config.data.scans=ixi/ --config.data.controls=20 --workdir=results/NAME FLAGS"
     )
-    rows = [f"# {name}: {step.flags() or 'no flags'}" for name, step in STEPS.items() if not step.workdir]
-    return ["```bash", line, *rows, "```"]
+    packaged = "--config=configs/strega.py --checkpoint=strega_jax/weights"
+    paper = (
+        "--config=configs/paper_t1.py --checkpoint=runs/WORKDIR --config.data.store=runs/WORKDIR/store \\\n"
+        "    --config.preprocess.size=64 --config.model.block=bottleneck --config.model.stem_stride=4"
+    )
+    lines = ["```bash"]
+    for weights, told in (
+        (packaged, lambda step: not step.workdir),
+        (paper, lambda step: step.workdir and step.settings),
+    ):
+        lines.append(f"python -m strega_jax.train --evaluate {weights} \\\n{places}")
+        for name, step in STEPS.items():
+            if told(step):
+                where = f"WORKDIR={step.workdir} " if step.workdir else ""
+                lines.append(f"# {name}: {where}{step.flags() or 'no flags'}")
+    return [*lines, "```"]
 
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:

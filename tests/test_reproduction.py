@@ -84,17 +84,20 @@ def test_a_run_stands_under_its_name_and_what_was_not_run_says_so(reproduction, 
     assert paper[11].count("not run") == 4  # nor what the T1 model reaches on T2w
     assert "| not run | 0.375 (1) | 0.600 ± 0.141 (2) |" in paper[11]
     assert paper[12] == f"| | here, 600 steps |{' not run |' * 6}"
-    assert "| 0.125 (1) |" in paper[14]
+    assert "| 0.125 (1) |" in paper[15]
 
 
 def test_a_trained_model_is_told_with_three_thresholds(reproduction, results):
     lines = reproduction.trained_table({"skip_ae": reproduction.read(results / "skip_ae")})
-    otsu, healthy, best, *others = lines[2:]
+    otsu, healthy, best, *others, csf = lines[2:]
     assert otsu.startswith("| `skip_ae` | Otsu | not run | 0.375 (1) | 0.600 ± 0.141 (2) | 0.250 (1) | 2.0, 2.0, ")
     assert otsu.endswith("| 1 of 2 |")
     assert healthy == f"| `skip_ae` | healthy |{' not run |' * 6}"
     assert best == "| `skip_ae` | each volume's best | not run | 0.500 (1) | 0.800 ± 0.071 (2) | 0.500 (1) | – | – |"
     assert all(line.count("not run") == 6 for line in others)
+    assert csf == f"| CSF class | – |{' not run |' * 4} – | – |"
+    runs = {"ce_vae_strega": reproduction.read(results / "skip_ae")}
+    assert reproduction.trained_table(runs)[-1] == "| CSF class | – | not run | not run | 0.125 (1) | not run | – | – |"
 
 
 def test_results_of_another_postprocessing_are_refused(reproduction, results):
