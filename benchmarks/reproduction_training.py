@@ -112,6 +112,6 @@ def curves_picture(trainings: Mapping[str, Training]) -> Figure | None:
         axis.plot(
             np.array(epochs) * of.steps / of.epochs, np.array(errors) / errors[-1], marker=marker, ms=3, label=name
         )
-    axis.set(xlabel="step", ylabel="held-out error / its last", xlim=(0, None))
+    axis.set(xlabel="step", ylabel="held-out error / its last", xscale="log", yscale="log")
     axis.legend(fontsize="small")
     return figure
