@@ -87,6 +87,7 @@ STEPS = {
     PAPER_T1: Step("all as described: `configs/paper_t1.py`", workdir=PAPER_T1),
     "paper_t1_healthy": Step("the same, but the threshold that 1 % of healthy voxels exceed", workdir=PAPER_T1),
     SHORT: Step("as described, but 600 steps, and areas in mm²", LETTER, SHORT),
+    "short_px": Step("… areas in pixels, as `paper_t1`", LETTER | {"min_area_px": 256, "min_area_mm2": 0.0}, SHORT),
     "short_unopened": Step("… without area opening", LETTER | {"min_area_mm2": 0.0}, SHORT),
     "short_volume": Step("… Otsu over the volume", LETTER | {"scope": "volume"}, SHORT),
     "paper_t1_short_healthy": Step("… the threshold that 1 % of healthy voxels exceed", LETTER | HEALTHY, SHORT),
