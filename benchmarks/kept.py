@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ def evaluation_file(folder: Path) -> Path | None:
     return next((path for path in (folder / "evaluation" / RESULTS, folder / RESULTS) if path.exists()), None)
 
 
-def keep_evaluation(found: Path, target: Path, **more: Any) -> None:
-    """Write the numbers of `found`, its SHA-256, and `more` to `target`."""
+def keep_evaluation(found: Path, target: Path, wanted: Callable[[Any], bool] | None = None, **more: Any) -> None:
+    """Write the numbers of `found`, of its rows those `wanted`, its SHA-256, and `more` to `target`."""
     content = json.loads(found.read_text(encoding="utf-8"))
+    content["rows"] = [row for row in content["rows"] if wanted is None or wanted(row)]
     kept = {name: _rounded(content[name]) for name in ENTRIES if name in content}
     kept["about"] = {name: value for name, value in kept["about"].items() if not name.endswith("checkpoint")}
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,37 +6,37 @@
 --keep names a folder with a folder NAME for each run, as `strega_jax.train --evaluate` (as --workdir) or
 `strega_jax.compare` (as --output) wrote it; the names that count are the first column of the tables. Their numbers
 are kept in benchmarks/reproduction_results/NAME; runs that are not there stay as they were kept. What was never kept is
-"not run". --training is the workdir of a run of configs/paper_t1.py, finished or not. With --page the tables are put in
-their places in that file, and the pictures into images/ beside it.
+"not run". --training names workdirs of trainings, finished or not; that of configs/paper_t1.py is called paper_t1. With
+--page the tables are put in their places in that file, and the pictures into images/ beside it.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks.kept import KEEP, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
+from benchmarks.reproduction_evaluation import CONTROLS, NOT_RUN, Evaluation
+from benchmarks.reproduction_training import Training, curves_picture, curves_table
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
 from strega_jax.evaluation.figures import png_bytes
 from strega_jax.scans.files import replacing, write_json
-from strega_jax.training.metrics import read_metrics
 
 KEPT = Path(__file__).parent / "reproduction_results"
-TRAINING = flags.DEFINE_string("training", "", "Workdir of a training of configs/paper_t1.py, to take over.")
+TRAINING = flags.DEFINE_list("training", [], "Workdirs of trainings to take over.")
 
-NOT_RUN = "not run"
-CONTROLS = "controls T1w"
+PAPER_T1, SHORT = "paper_t1", "paper_t1_short"
+MARKED = "marked in a healthy brain, ml: mean, median, range | healthy brains with a mark"
 # Chatterjee et al. 2022, Dice, mean ± SD: tables 1 and 2; CSF class: section 4.2. "T1" of its BraTS is T1ce.
 COLUMNS = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "mood_toy T2w", "eq15 T2w", "brats T2w")
+TOLD = (*COLUMNS, CONTROLS)
 HEADINGS = ("MOOD toy, T1", "synthetic, T1", "BraTS T1ce", "MOOD toy, T2", "synthetic, T2", "BraTS T2w")
 PAPER = {
     "SkipAE": ("0.443 ± 0.136", "0.498 ± 0.164", "0.209 ± 0.113", "0.517 ± 0.145", "0.498 ± 0.173", "0.221 ± 0.101"),
@@ -48,16 +48,22 @@ PAPER = {
     "StRegA": ("0.737 ± 0.098", "0.723 ± 0.134", "0.531 ± 0.112", "0.856 ± 0.098", "0.859 ± 0.112", "0.642 ± 0.101"),
     "CSF class of the tissue map alone": ("–", "–", "0.196 ± 0.116", "–", "–", "0.202 ± 0.137"),
 }  # fmt: skip
-# Where ours are looked for: the folder for the T1 columns and that for the T2 columns.
+# Where ours are looked for, a line each: the folder for the T1 columns and that for the T2 columns.
 RUNS = {
-    "SkipAE": ("skip_ae_t1", "skip_ae_t2"),
-    "GMVAE": ("gm_vae_t1", "gm_vae_t2"),
-    "ceVAE": ("ce_vae_t1", "ce_vae_t2"),
-    "ceVAE (with StRegA preprocessing)": ("ce_vae_strega_t1", "ce_vae_strega_t2"),
-    "StRegA": ("paper_t1", "paper_t2"),
-    "CSF class of the tissue map alone": ("default", "default"),
+    "SkipAE": {"here": ("skip_ae", "skip_ae_t2")},
+    "GMVAE": {"here": ("gm_vae", "gm_vae_t2")},
+    "ceVAE": {"here": ("ce_vae", "ce_vae_t2")},
+    "ceVAE (with StRegA preprocessing)": {"here": ("ce_vae_strega", "ce_vae_strega_t2")},
+    "StRegA": {
+        "here": (PAPER_T1, "paper_t2"),
+        "here, 600 steps": (SHORT, "paper_t2_short"),
+        "the same, reconstruction − input": ("short_negative", "paper_t2_negative"),
+    },
+    "CSF class of the tissue map alone": {"here": ("default", "default")},
 }
 CSF = "tissue class CSF"
+# The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
+TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,79 +71,45 @@ class Step:
     """One row from the paper to the default: what differs from the row above, and the postprocessing it asks for."""
 
     what: str
-    settings: Mapping[str, Any] | None = None  # None: not of the packaged weights
+    settings: Mapping[str, Any] | None = None  # None: the config's
+    workdir: str = ""  # of the weights; empty: the packaged ones
 
     def flags(self) -> str:
         """As `strega_jax.train` takes them."""
         return " ".join(f"--config.postprocess.{name}={value}" for name, value in (self.settings or {}).items())
 
 
+HEALTHY = {"threshold": "healthy", "false_positive_rate": 0.01}
 OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appearance_mm": 0.0}
 PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
+LETTER = {"threshold": "otsu", "scope": "slice", "min_area_px": 0, "min_area_mm2": 256.0}
 STEPS = {
-    "paper_t1": Step("all as described: `configs/paper_t1.py`"),
-    "paper_t1_healthy": Step("the same, but the threshold that 1 % of healthy voxels exceed"),
+    PAPER_T1: Step("all as described: `configs/paper_t1.py`", workdir=PAPER_T1),
+    "paper_t1_healthy": Step("the same, but the threshold that 1 % of healthy voxels exceed", workdir=PAPER_T1),
+    SHORT: Step("as described, but 600 steps, and areas in mm²", LETTER, SHORT),
+    "short_px": Step("… areas in pixels, as `paper_t1`", LETTER | {"min_area_px": 256, "min_area_mm2": 0.0}, SHORT),
+    "short_unopened": Step("… without area opening", LETTER | {"min_area_mm2": 0.0}, SHORT),
+    "short_volume": Step("… Otsu over the volume", LETTER | {"scope": "volume"}, SHORT),
+    "paper_t1_short_healthy": Step("… the threshold that 1 % of healthy voxels exceed", LETTER | HEALTHY, SHORT),
+    "short_negative": Step("… reconstruction − input", LETTER, "short_negative"),
+    "short_negative_healthy": Step(
+        "… that residual, and the threshold that 1 % of healthy voxels exceed",
+        LETTER | HEALTHY,
+        "short_negative",
+    ),
+    "short_absolute": Step("… absolute residual", LETTER, "short_absolute"),
     "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | {"scope": "slice"}),
     "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
     "otsu_volume_refined": Step("anomaly map smoothed, mirror image subtracted", OTSU | {"scope": "volume"}),
     "healthy": Step(
         "threshold that 1 % of healthy voxels exceed, no Otsu",
-        OTSU | {"threshold": "healthy", "false_positive_rate": 0.01},
+        OTSU | HEALTHY,
     ),
     "hysteresis": Step(
         "seeds that 0.01 % of healthy voxels exceed, grown to 0.3 of the peak", OTSU | {"threshold": "hysteresis"}
     ),
     "default": Step("components from 2 ml, fitted to the patient's intensities: the default", {}),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The results of one run."""
-
-    results: Mapping[str, Any]
-    masks: Path
-
-    @functools.cached_property
-    def method(self) -> str:
-        """The model's; the baselines come after it."""
-        return self.results["rows"][0]["method"]
-
-    def numbers(self, cohort: str, metric: str, method: str = "") -> list[float]:
-        """One a volume, where it is defined."""
-        rows = [
-            row for row in self.results["rows"] if row["cohort"] == cohort and row["method"] == (method or self.method)
-        ]
-        return [row[metric] for row in rows if row.get(metric) is not None]
-
-    def dice(self, cohort: str, method: str = "") -> str:
-        """Mean ± SD (volumes)."""
-        values = self.numbers(cohort, "dice", method)
-        if not values:
-            return NOT_RUN
-        spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.3f}{spread} ({len(values)})"
-
-    def marked_slices(self) -> str:
-        """Of the healthy brains' axial slices with a score, the share with a mark."""
-        if "marked_slices" in self.results:
-            return self.results["marked_slices"]
-        marked = scored = 0
-        for row in self.results["rows"]:
-            if row["cohort"] != CONTROLS or row["method"] != self.method:
-                continue
-            mask, score = (_slices_with(self.masks / f"{row['case']}{end}") for end in ENDS)
-            marked, scored = marked + int((mask & score).sum()), scored + int(score.sum())
-        return f"{100 * marked / scored:.0f} %" if scored else NOT_RUN
-
-
-ENDS = ("_mask.nii.gz", "_desc-anomalymap.nii.gz")
-
-
-def _slices_with(path: Path) -> np.ndarray:
-    """Whether each axial slice holds a value above 0."""
-    image = nibabel.as_closest_canonical(nibabel.load(path))  # pyright: ignore[reportArgumentType]
-    return np.asarray((np.asarray(image.dataobj) > 0).any(axis=(0, 1)))
 
 
 def read(folder: Path) -> Evaluation | None:
@@ -162,87 +134,69 @@ def paper_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
     """The paper's tables, ours under each line."""
     lines = [f"| | | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 2) + "|"]
     for model, values in PAPER.items():
-        found = [runs.get(RUNS[model][i // 3]) for i in range(6)]
+        lines.append(f"| {model} | paper | {' | '.join(values)} |")
         method = CSF if model.startswith("CSF") else ""
-        ours = [run.dice(cohort, method) if run else NOT_RUN for run, cohort in zip(found, COLUMNS, strict=True)]
-        lines += [f"| {model} | paper | {' | '.join(values)} |", f"| | here | {' | '.join(ours)} |"]
+        for label, pair in RUNS[model].items():
+            found = [runs.get(pair[i // 3]) for i in range(6)]
+            ours = [run.dice(cohort, method) if run else NOT_RUN for run, cohort in zip(found, COLUMNS, strict=True)]
+            lines.append(f"| | {label} | {' | '.join(ours)} |")
     return lines
+
+
+def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
+    """The models trained here, all of T1w: with the paper's threshold, one from healthy voxels, and the best."""
+    cohorts = {"MOOD-like": "mood_toy T1w", "eq. 15": "eq15 T1w", "T1ce": "brats T1ce", "T2w": "brats T2w"}
+    lines = [f"| run | threshold | {' | '.join(cohorts)} | {MARKED} |", "|---" * (len(cohorts) + 4) + "|"]
+    for name in TRAINED:
+        for label, folder, metric in (
+            ("Otsu", name, "dice"),
+            ("healthy", f"{name}_healthy", "dice"),
+            ("each volume's best", name, "best_dice"),
+        ):
+            run = runs.get(folder)
+            cells = [run.dice(cohort, metric=metric) if run else NOT_RUN for cohort in cohorts.values()]
+            marked = run.marked()[:2] if run and metric == "dice" else ["–" if run else NOT_RUN] * 2
+            lines.append(f"| `{name}` | {label} | {' | '.join([*cells, *marked])} |")
+    run = runs.get("ce_vae_strega")
+    cells = [run.dice(cohort, CSF) if run else NOT_RUN for cohort in cohorts.values()]
+    return [*lines, f"| CSF class | – | {' | '.join(cells)} | – | – |"]
 
 
 def steps_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
     """From the paper as described to the default, one change a row."""
     lines = [
-        "| run | what is new in this row | BraTS T1ce | BraTS T2w | marked in a healthy brain, ml: mean, median, range "
-        "| healthy brains with a mark | their slices with a mark |",
+        f"| run | what is new in this row | BraTS T1ce | BraTS T2w | {MARKED} | their slices with a mark |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, step in STEPS.items():
         run = runs.get(name)
-        cells = [NOT_RUN] * 5
-        if run:
-            ml = run.numbers(CONTROLS, "marked_ml")
-            cells[:2] = run.dice("brats T1ce"), run.dice("brats T2w")
-            if ml:
-                spread = f"{np.mean(ml):.1f}, {np.median(ml):.1f}, {min(ml):.1f}–{max(ml):.1f}"
-                cells[2:] = spread, f"{sum(x > 0 for x in ml)} of {len(ml)}", run.marked_slices()
+        cells = [run.dice("brats T1ce"), run.dice("brats T2w"), *run.marked()] if run else [NOT_RUN] * 5
         lines.append(f"| `{name}` | {step.what} | {' | '.join(cells)} |")
     return lines
 
 
 def commands() -> list[str]:
-    """What made the rows of the packaged weights."""
-    line = (
-        "python -m strega_jax.train --evaluate --config=configs/strega.py --checkpoint=strega_jax/weights \\\n"
+    """What made the rows of the packaged weights, and those of the short training."""
+    places = (
         "    --config.data.lesions=\"('brats/',)\" --config.data.contrasts=\"('T1ce','T2w')\" \\\n"
         "    --config.data.scans=ixi/ --config.data.controls=20 --workdir=results/NAME FLAGS"
     )
-    rows = [f"# {name}: {step.flags() or 'no flags'}" for name, step in STEPS.items() if step.settings is not None]
-    return ["```bash", line, *rows, "```"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How far a training is: held-out reconstruction term of eq. 14 at epochs."""
-
-    epochs: float  # done
-    planned: float
-    size: int  # side of the slices, pixels
-    errors: Sequence[tuple[float, float]]  # epoch, validation_rec
-
-    @classmethod
-    def read(cls, workdir: Path) -> "Training":
-        """Of a run. Raises ConfigError where nothing was logged yet."""
-        config, log = workdir / "config.json", workdir / "metrics.jsonl"
-        if not config.exists() or not log.exists():
-            raise ConfigError(f"--training={workdir}: no config.json and metrics.jsonl of a run")
-        run = json.loads(config.read_text(encoding="utf-8"))
-        training, slices, lines = run["training"], run["training_slices"]["slices"], read_metrics(workdir)
-        epoch = training["batch_size"] / slices
-        planned = training["steps"] * epoch if training["steps"] else training["epochs"]
-        errors = [(line["step"] * epoch, line["validation_rec"]) for line in lines if "validation_rec" in line]
-        done = max((line["step"] for line in lines), default=0) * epoch
-        return cls(min(done, planned), planned, run["preprocess"]["size"], errors)
-
-    def lines(self, most: int = 8) -> list[str]:
-        """A sentence, a table of at most so many of the validations, and their picture."""
-        told = f"{self.epochs:.1f} of {self.planned:g} epochs done, slices of {self.size}×{self.size}."
-        if not self.errors:
-            return [f"{told} No validation yet."]
-        pick = np.unique(np.linspace(0, len(self.errors) - 1, most).astype(int))
-        epochs, errors = zip(*(self.errors[i] for i in pick), strict=True)
-        return [told, "", f"| epoch | {' | '.join(f'{x:.2g}' for x in epochs)} |", "|---" * (len(pick) + 1) + "|",
-                f"| held-out error | {' | '.join(f'{x:,.0f}' for x in errors)} |", "",
-                "![Held-out error over epochs](images/reproduction_training.png)"]  # fmt: skip
-
-    def picture(self) -> Figure | None:
-        """Error over epochs; None before the first validation."""
-        if not self.errors:
-            return None
-        figure = Figure(figsize=(5, 3), layout="constrained")
-        axis = figure.subplots()
-        axis.plot(*zip(*self.errors, strict=True), marker=".", color="black")
-        axis.set(xlabel=f"epoch (of {self.planned:g})", ylabel="held-out reconstruction term", xlim=(0, self.planned))
-        return figure
+    packaged = "--config=configs/strega.py --checkpoint=strega_jax/weights"
+    paper = (
+        "--config=configs/paper_t1.py --checkpoint=runs/WORKDIR --config.data.store=runs/WORKDIR/store \\\n"
+        "    --config.preprocess.size=64 --config.model.block=bottleneck --config.model.stem_stride=4"
+    )
+    lines = ["```bash"]
+    for weights, told in (
+        (packaged, lambda step: not step.workdir),
+        (paper, lambda step: step.workdir and step.settings),
+    ):
+        lines.append(f"python -m strega_jax.train --evaluate {weights} \\\n{places}")
+        for name, step in STEPS.items():
+            if told(step):
+                where = f"WORKDIR={step.workdir} " if step.workdir else ""
+                lines.append(f"# {name}: {where}{step.flags() or 'no flags'}")
+    return [*lines, "```"]
 
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
@@ -271,12 +225,20 @@ def keep(fresh: Path, stored: Path) -> None:
     for name, run in found.items():
         path = evaluation_file(fresh / name)
         assert path is not None
-        keep_evaluation(path, stored / name / path.name, marked_slices=run.marked_slices())
+        told = {run.method, CSF}
+        keep_evaluation(
+            path,
+            stored / name / path.name,
+            lambda row, told=told: row["method"] in told and row["cohort"] in TOLD,
+            marked_slices=run.marked_slices(),
+        )
 
 
 def names() -> list[str]:
     """Of all runs, those of the steps first."""
-    return list(dict.fromkeys([*STEPS, *(name for pair in RUNS.values() for name in pair)]))
+    pairs = (pair for lines in RUNS.values() for pair in lines.values())
+    healthy = (f"{name}_healthy" for name in TRAINED)
+    return list(dict.fromkeys([*STEPS, *(name for pair in pairs for name in pair), *healthy]))
 
 
 def main() -> int:
@@ -284,28 +246,40 @@ def main() -> int:
     root = Path(STORED.value or KEPT)
     if KEEP.value:
         keep(Path(KEEP.value), root)
-    log = root / "training.json"
-    if TRAINING.value:
-        write_json(log, dataclasses.asdict(Training.read(Path(TRAINING.value))))
+    (root / "training").mkdir(parents=True, exist_ok=True)
+    for workdir in map(Path, TRAINING.value):
+        write_json(root / "training" / f"{workdir.name}.json", dataclasses.asdict(Training.read(workdir)))
     runs = {name: read(root / name) for name in names()}
-    training = Training(**json.loads(log.read_text(encoding="utf-8"))) if log.exists() else None
-    tables = {"paper": paper_table(runs), "steps": steps_table(runs), "commands": commands(),
-              "training": training.lines() if training else [f"{NOT_RUN}."]}  # fmt: skip
+    logs = {path.stem: Training(**json.loads(path.read_text())) for path in sorted((root / "training").glob("*.json"))}
+    training = logs.pop(PAPER_T1, None)
+    tables = {
+        "paper": paper_table(runs),
+        "trained": trained_table(runs),
+        "steps": steps_table(runs),
+        "commands": commands(),
+        "training": training.lines() if training else [f"{NOT_RUN}."],
+        "curves": curves_table(logs),
+    }
     for name, lines in tables.items():
         print(f"## {name}\n\n" + "\n".join(lines) + "\n")
     if PAGE.value:
-        page = Path(PAGE.value)
-        text = put(page.read_text(encoding="utf-8"), tables)
         pictures = {
             "healthy": healthy_picture(runs),
-            "training": training.picture() if training and training.errors else None,
+            "training": training.picture() if training else None,
+            "curves": curves_picture(logs),
         }
-        for name, figure in pictures.items():
-            if figure:
-                with replacing(page.parent / "images" / f"reproduction_{name}.png") as temporary:
-                    temporary.write_bytes(png_bytes(figure, dpi=100))
-        page.write_text(text, encoding="utf-8")
+        write_page(Path(PAGE.value), tables, pictures)
     return 0
+
+
+def write_page(page: Path, tables: Mapping[str, Sequence[str]], pictures: Mapping[str, Figure | None]) -> None:
+    """Put the tables in their places, and the pictures beside the page."""
+    text = put(page.read_text(encoding="utf-8"), tables)
+    for name, figure in pictures.items():
+        if figure:
+            with replacing(page.parent / "images" / f"reproduction_{name}.png") as temporary:
+                temporary.write_bytes(png_bytes(figure, dpi=100))
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

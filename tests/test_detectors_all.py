@@ -13,7 +13,7 @@ from detector_checks import discs, fresh
 from small_workdir import RUN as DEMO_RUN
 from small_workdir import small_workdir
 
-from strega_jax.config import Run
+from strega_jax.config import Augment, Run
 from strega_jax.detectors import build, names
 from strega_jax.detectors.base import Batch, Detector, Restoring
 from strega_jax.models.model import load_model, score_and_reconstruct
@@ -54,6 +54,18 @@ def test_the_comparison_gives_every_detector_the_defaults_input_and_postprocessi
     if name != "tissue_class":  # its fraction has a threshold of its own
         refinement = dataclasses.replace(run.postprocess, clip=default.postprocess.clip).refinement
         assert refinement == default.postprocess.refinement
+
+
+@pytest.mark.parametrize("name", ["skip_ae", "gm_vae", "ce_vae", "ce_vae_strega"])
+def test_the_papers_baselines_differ_from_its_method_in_network_and_input(name):
+    run, paper = config_of("paper_baselines", name), config_of("paper_t1")
+    build(run.detector, run.model)
+    assert run.detector == name.removesuffix("_strega")
+    assert (run.training, run.optimiser) == (paper.training, paper.optimiser)
+    assert dataclasses.replace(run.preprocess, representation="pveseg") == paper.preprocess
+    strega = name == "ce_vae_strega"
+    assert (run.preprocess == paper.preprocess) == strega
+    assert run.augment == (paper.augment if strega else Augment())
 
 
 @pytest.mark.parametrize("name", OURS)

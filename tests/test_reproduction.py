@@ -1,6 +1,7 @@
 """The tables of docs/reproduction.md: from made-up result files, each figure where it belongs."""
 
 import json
+import math
 from pathlib import Path
 
 import nibabel
@@ -11,13 +12,17 @@ from absl.testing import flagsaver
 from strega_jax.errors import ConfigError, StregaError
 
 ROWS = [
-    ("brats T1ce", "cce_vae", "a", 0.5, 9.0),
-    ("brats T1ce", "cce_vae", "b", 0.7, 9.0),
-    ("controls T1w", "cce_vae", "c", None, 0.0),
-    ("controls T1w", "cce_vae", "d", None, 4.0),
-    ("brats T2w", "cce_vae", "a", 0.25, 9.0),
-    ("brats T1ce", "tissue class CSF", "a", 0.125, 9.0),
+    ("brats T1ce", "cce_vae", "a", 0.5, 9.0, 0.75),
+    ("brats T1ce", "cce_vae", "b", 0.7, 9.0, 0.85),
+    ("controls T1w", "cce_vae", "c", None, 0.0, None),
+    ("controls T1w", "cce_vae", "d", None, 4.0, None),
+    ("brats T2w", "cce_vae", "a", 0.25, 9.0, 0.5),
+    ("eq15 T1w", "cce_vae", "a", 0.375, 9.0, 0.5),
+    ("brats T1ce", "tissue class CSF", "a", 0.125, 9.0, None),
+    ("brats T1ce", "tissue class GM", "a", 0.625, 9.0, None),
+    ("brats FLAIR", "cce_vae", "a", 0.625, 9.0, 0.75),
 ]
+FALLING = [80.0] * 5 + [80.0, 70.0, 60.0, 50.0, 40.0]
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def reproduction(monkeypatch):
 def write_run(folder, settings):
     masks = folder / "evaluation" / "masks"
     masks.mkdir(parents=True)
-    names = ("cohort", "method", "case", "dice", "marked_ml")
+    names = ("cohort", "method", "case", "dice", "marked_ml", "best_dice")
     about = {f"postprocess.{name}": value for name, value in settings.items()}
     results = {"about": about, "rows": [dict(zip(names, row, strict=True)) for row in ROWS]}
     (folder / "evaluation" / "results.json").write_text(json.dumps(results))
@@ -46,8 +51,9 @@ def write_run(folder, settings):
 
 @pytest.fixture
 def results(tmp_path, reproduction):
-    for name in ("otsu_slice", "default", "paper_t1"):
-        write_run(tmp_path / "results" / name, reproduction.STEPS[name].settings or {})
+    for name in ("otsu_slice", "default", "paper_t1", "skip_ae"):
+        step = reproduction.STEPS.get(name)
+        write_run(tmp_path / "results" / name, (step and step.settings) or {})
     return tmp_path / "results"
 
 
@@ -75,9 +81,23 @@ def test_a_run_stands_under_its_name_and_what_was_not_run_says_so(reproduction, 
     assert steps["hysteresis"].count("not run") == 5
     paper = reproduction.paper_table(runs)
     assert "0.531 ± 0.112" in paper[10]
-    assert paper[11].count("not run") == 5  # nor what the T1 model reaches on T2w
-    assert "| 0.600 ± 0.141 (2) |" in paper[11]
-    assert "| 0.125 (1) |" in paper[13]
+    assert paper[11].count("not run") == 4  # nor what the T1 model reaches on T2w
+    assert "| not run | 0.375 (1) | 0.600 ± 0.141 (2) |" in paper[11]
+    assert paper[12] == f"| | here, 600 steps |{' not run |' * 6}"
+    assert "| 0.125 (1) |" in paper[15]
+
+
+def test_a_trained_model_is_told_with_three_thresholds(reproduction, results):
+    lines = reproduction.trained_table({"skip_ae": reproduction.read(results / "skip_ae")})
+    otsu, healthy, best, *others, csf = lines[2:]
+    assert otsu.startswith("| `skip_ae` | Otsu | not run | 0.375 (1) | 0.600 ± 0.141 (2) | 0.250 (1) | 2.0, 2.0, ")
+    assert otsu.endswith("| 1 of 2 |")
+    assert healthy == f"| `skip_ae` | healthy |{' not run |' * 6}"
+    assert best == "| `skip_ae` | each volume's best | not run | 0.500 (1) | 0.800 ± 0.071 (2) | 0.500 (1) | – | – |"
+    assert all(line.count("not run") == 6 for line in others)
+    assert csf == f"| CSF class | – |{' not run |' * 4} – | – |"
+    runs = {"ce_vae_strega": reproduction.read(results / "skip_ae")}
+    assert reproduction.trained_table(runs)[-1] == "| CSF class | – | not run | not run | 0.125 (1) | not run | – | – |"
 
 
 def test_results_of_another_postprocessing_are_refused(reproduction, results):
@@ -98,28 +118,56 @@ def test_an_unfinished_training_says_how_far_it_is(reproduction, training):
         reproduction.Training.read(training / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "error"), [("rec", 600.0), ("l1", 600.0), ("nll", 600.0 + 5.5 * math.log(2 * math.pi))]
+)
+def test_errors_are_the_detectors_own_without_constants(reproduction, training, name, error):
+    config = json.loads((training / "config.json").read_text())
+    config["preprocess"]["size"] = math.sqrt(11)  # 11 pixels
+    (training / "config.json").write_text(json.dumps(config))
+    (training / "metrics.jsonl").write_text(json.dumps({"step": 20, f"validation_{name}": error}) + "\n")
+    assert reproduction.Training.read(training).errors == [(2.0, pytest.approx(600.0))]
+
+
+def test_a_curve_tells_whether_it_rests(reproduction):
+    falling, resting = ([(float(i + 1), error) for i, error in enumerate(errors)] for errors in (FALLING, [50.0] * 10))
+    trainings = {"falling": reproduction.Training(10, 10, 64, falling, 1000)}
+    trainings["resting"] = reproduction.Training(10, 10, 64, resting, 1000)
+    trainings["short"] = reproduction.Training(9, 10, 64, resting[:9], 900)
+    lines = reproduction.curves_table(trainings, most=2)
+    assert lines[0].split("|")[3:5] == [" 50 % ", " 100 % "]
+    assert lines[2:] == [
+        "| `falling` | 1,000 (10.0) | 80 | 40 | −25.0 % |",
+        "| `resting` | 1,000 (10.0) | 50 | 50 | +0.0 % |",
+        "| `short` | 900 (9.0) | 50 | 50 | – |",
+    ]
+
+
 def test_tables_and_pictures_go_into_the_page(reproduction, results, training, tmp_path, capsys):
-    places = ("paper", "steps", "commands", "training")
+    places = ("paper", "trained", "steps", "commands", "training", "curves")
+    (training.parent / "paper_t1").symlink_to(training)
     page = tmp_path / "page.md"
     page.write_text("Before.\n" + "".join(f"<!-- {name} -->OUTDATED<!-- /{name} -->\n" for name in places) + "After.\n")
     (tmp_path / "images").mkdir()
     stored = tmp_path / "stored"
     with flagsaver.flagsaver(stored=str(stored), page=str(page)):
-        with flagsaver.flagsaver(keep=str(results), training=str(training)):
+        with flagsaver.flagsaver(keep=str(results), training=[str(training), str(tmp_path / "paper_t1")]):
             assert reproduction.main() == 0
         first = page.read_text()
         assert reproduction.main() == 0  # from what is stored alone, masks and log are not needed
     assert page.read_text() == first
     assert "| 1 of 2 | 12 % |" in first
+    assert "3.5 of 70 epochs done" in first
+    assert "| `run` | 35 (3.5) | 600 |" in first
     kept = json.loads((stored / "otsu_slice" / "results.json").read_text())
-    assert kept["rows"][0]["dice"] == 0.5
+    assert [row["dice"] for row in kept["rows"]] == [0.5, 0.7, None, None, 0.25, 0.375, 0.125]
     nothing = flagsaver.flagsaver(stored=str(stored), keep=str(tmp_path / "images"))
     with nothing, pytest.raises(ConfigError, match="no results of paper_t1"):
         reproduction.main()
     assert "OUTDATED" not in first
     printed = capsys.readouterr().out
     assert all(line in printed for line in first.splitlines() if line.startswith("|"))
-    for name in ("healthy", "training"):
+    for name in ("healthy", "training", "curves"):
         assert (tmp_path / "images" / f"reproduction_{name}.png").stat().st_size > 1000
     with pytest.raises(ConfigError, match="0 places <!-- paper -->"):
         reproduction.put("", {"paper": ["x"]})
