@@ -106,7 +106,8 @@ STEPS = {
         OTSU | HEALTHY,
     ),
     "hysteresis": Step(
-        "seeds that 0.01 % of healthy voxels exceed, grown to 0.3 of the peak", OTSU | {"threshold": "hysteresis"}
+        "seeds that 0.001 % of healthy voxels exceed, of 0.25 at least, grown to 0.3 of the peak",
+        OTSU | {"threshold": "hysteresis"},
     ),
     "default": Step("components from 2 ml, fitted to the patient's intensities: the default", {}),
 }

@@ -146,6 +146,8 @@ class Postprocess:
     # below it stays empty
     value: NotNegative = 0.0
     false_positive_rate: Inside = 0.01  # healthy, hysteresis: target rate among the voxels of healthy brains
+    # hysteresis: the score that seeds must reach even where healthy scans score less, which may be of one site; 0: none
+    least_seed: NotNegative = 0.0
     low_fraction: Inside = 0.35  # hysteresis: share of the highest score down to which a component reaches
     min_area_px: CountOrZero = 0  # smaller components of a slice are dropped (area opening)
     min_area_mm2: NotNegative = 0.0  # the same in mm²; the larger of both counts

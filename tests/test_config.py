@@ -77,7 +77,7 @@ RANGES = {
     "Training.keep_checkpoints": "[1 ∞[",
     "Training.reader_threads": "[1 ∞[",
     "Postprocess.clip": "[0 ∞[", "Postprocess.smooth_mm": "[0 ∞[", "Postprocess.mirror": "[0 1]",
-    "Postprocess.value": "[0 ∞[", "Postprocess.false_positive_rate": "]0 1[", "Postprocess.low_fraction": "]0 1[",
+    "Postprocess.value": "[0 ∞[", "Postprocess.false_positive_rate": "]0 1[", "Postprocess.low_fraction": "]0 1[", "Postprocess.least_seed": "[0 ∞[",
     "Postprocess.min_area_px": "[0 ∞[", "Postprocess.min_area_mm2": "[0 ∞[", "Postprocess.min_volume_ml": "[0 ∞[",
     "Postprocess.appearance_mm": "[0 ∞[", "Postprocess.bright_lesions": "[0 1[",
     "Data.demo_subjects": "[0 ∞[", "Data.planted": "[0 ∞[", "Data.controls": "[0 ∞[",

@@ -67,7 +67,7 @@ def detect_slices(
         from strega_jax.models.uncertainty import score_deviation
 
         uncertainty = slices.back(score_deviation(model, slices.images, slices.position, samples))
-    source = "" if calibration is None or threshold is None else calibration.source(scan.contrast)
+    source = "" if calibration is None or threshold is None else calibration.source(settings, scan.contrast)
     enhanced = scan.contrast == ENHANCED_CONTRAST
     part = enhancing(scan.data, slices.tissue, mask, scan.spacing_mm) if enhanced else None
     return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold, source, part)

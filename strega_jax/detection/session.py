@@ -93,7 +93,9 @@ def fuse_parts(parts: Sequence[Part], settings: Postprocess, calibration: Calibr
     fused = fuse([part.map() for part in chosen], settings, threshold_of)
     grid = chosen[fused.grid]
     source = (
-        "" if calibration is None or fused.threshold is None else calibration.source(fused_name(tuple(fused.weights)))
+        ""
+        if calibration is None or fused.threshold is None
+        else calibration.source(settings, fused_name(tuple(fused.weights)))
     )
     used = {part.contrast: part for part in chosen if part.contrast in fused.weights}
     mask = fused.mask | _bright(grid, list(used.values()), settings)

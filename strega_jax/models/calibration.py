@@ -46,7 +46,7 @@ class Calibration:
     contrasts: Mapping[str, HealthyScores] = dataclasses.field(default_factory=dict)
 
     def threshold(self, settings: Postprocess, contrast: str = "") -> float:
-        """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed.
+        """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed, or `least_seed`.
 
         Of `contrast`, or of the training contrast where there is no table for it; `source` says which.
         """
@@ -56,13 +56,17 @@ class Calibration:
                 "calibrate it again with `python -m strega_jax.train --evaluate`"
             )
         thresholds = self.contrasts[contrast].thresholds if contrast in self.contrasts else self.thresholds
-        return float(np.interp(np.log(settings.false_positive_rate), np.log(self.rates), thresholds))
+        value = float(np.interp(np.log(settings.false_positive_rate), np.log(self.rates), thresholds))
+        return max(value, settings.least_seed) if settings.threshold == "hysteresis" else value
 
-    def source(self, contrast: str) -> str:
-        """Which healthy brains `threshold` takes for a contrast, in words."""
+    def source(self, settings: Postprocess, contrast: str) -> str:
+        """What `threshold` comes from, in words: healthy brains, or `least_seed` where they score less."""
+        source = f"{self.scans} healthy brains of the training contrast"
         if contrast in self.contrasts:
-            return f"{self.contrasts[contrast].scans} healthy brains rendered in {contrast}"
-        return f"{self.scans} healthy brains of the training contrast"
+            source = f"{self.contrasts[contrast].scans} healthy brains rendered in {contrast}"
+        if settings.least_seed and self.threshold(settings, contrast) == settings.least_seed:
+            return f"postprocess.least_seed; {source} score less"
+        return source
 
 
 def fused_name(contrasts: Sequence[str]) -> str:
