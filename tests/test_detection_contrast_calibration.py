@@ -96,6 +96,22 @@ def test_a_scan_gets_its_contrasts_threshold_and_another_contrast_that_of_traini
         np.testing.assert_array_equal(found.mask, found.score > np.float32(value))
 
 
+def test_seeds_reach_the_least_score_where_healthy_brains_score_less(scan):
+    calibration = Calibration(SETTINGS.refinement, 2, (0.001, 0.1), (0.9, 0.5), {"T2w": HealthyScores(3, (0.3, 0.1))})
+    settings = dataclasses.replace(SETTINGS, threshold="hysteresis", least_seed=0.6, low_fraction=0.3)
+    slices = preprocess(scan, RUN.preprocess)
+    for contrast, value, source in (
+        ("T1w", 0.7, "2 healthy brains of the training contrast"),
+        ("T2w", 0.6, "postprocess.least_seed; 3 healthy brains rendered in T2w score less"),
+    ):
+        found = detect_slices(Fluid(), dataclasses.replace(scan, contrast=contrast), slices, settings, calibration)
+        assert found.healthy_threshold == pytest.approx(value)
+        assert found.threshold_source == source
+        assert (found.score[found.mask] > value).any()
+    # The other thresholds have no seeds.
+    assert calibration.threshold(dataclasses.replace(settings, threshold="healthy"), "T2w") == pytest.approx(0.2)
+
+
 def test_calibrations_are_kept_on_disk_and_those_without_contrasts_still_read(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(OLD))
     old = load_calibration(tmp_path)
@@ -117,5 +133,5 @@ def test_other_refinement_or_an_unknown_contrast_is_refused(scan):
     own = Calibration(SETTINGS.refinement, 2, (0.001, 0.1), (0.9, 0.5))
     with pytest.raises(CheckpointError, match="calibrated with"):
         calibrate_contrasts(Fluid(), own, [scan], dataclasses.replace(SETTINGS, smooth_mm=6.0), ("T2w",))
-    with pytest.raises(ConfigError, match="rendered as 'DWI'"):
+    with pytest.raises(ConfigError, match="cannot render DWI"):
         calibrate_contrasts(Fluid(), own, [scan], SETTINGS, ("DWI",))
