@@ -1,7 +1,7 @@
 """Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has the commands.
 
     python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
-        --config.data.store=stores/ixi
+        --config.data.store=stores/ixi_t1w
 
 NAME is one of `BUDGETS`. Slices, augmentation and postprocessing are the default's, and so are the weights of the
 residual's channels: only the method differs. `NAME@intensity` is the same detector on restored intensities of the
