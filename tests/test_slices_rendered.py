@@ -19,7 +19,7 @@ from strega_jax.slices.rendering import render_contrasts
 from strega_jax.slices.store import SliceStore
 from strega_jax.training.inputs import open_store
 
-SETTINGS = Preprocess(representation="fractions", grid="fixed", size=48, field_of_view_mm=192.0, slice_spacing_mm=6.0)
+SETTINGS = Preprocess(representation="fractions", grid="fixed", size=32, field_of_view_mm=192.0, slice_spacing_mm=12.0)
 CONTRASTS = ("T2w", "FLAIR")
 
 
@@ -27,8 +27,8 @@ CONTRASTS = ("T2w", "FLAIR")
 def brains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The MNI152 brain as two subjects', one a little brighter."""
     folder = tmp_path_factory.mktemp("brains")
-    image = datasets.load_mni152_template(resolution=3)
-    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=3).dataobj) > 0
+    image = datasets.load_mni152_template(resolution=4)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=4).dataobj) > 0
     for name, gain in (("sub-01", 1000), ("sub-02", 1100)):
         brain = (np.asarray(image.dataobj, np.float32) * gain * mask).astype(np.float32)
         nib.save(nib.Nifti1Image(brain, image.affine), folder / f"{name}_T1w.nii.gz")
