@@ -10,14 +10,13 @@ little: it is a comparison at one budget, not of what each method can reach.
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from strega_jax.config import Optimiser, Postprocess, Run, Training
-from strega_jax.run_config import as_config, as_run
+from strega_jax.run_config import as_config, run_of
 
 SMALL = (16, 32, 64, 128)
 # Optimiser steps, and what is smaller than the method's own config.
@@ -93,9 +92,4 @@ def _postprocess(name: str, default: Run, own: Run) -> Postprocess:
 
 
 def _run_of(name: str) -> Run:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return as_run(module.get_config())
+    return run_of(Path(__file__).with_name(f"{name}.py"))

@@ -9,13 +9,12 @@ tells neither its baselines' networks nor how they were trained: networks are th
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from strega_jax.config import Augment
-from strega_jax.run_config import as_config, as_run
+from strega_jax.run_config import as_config, run_of
 
 MODELS = {"skip_ae": {"samples": 10}, "gm_vae": {}, "ce_vae": {}}
 
@@ -23,12 +22,7 @@ MODELS = {"skip_ae": {"samples": 10}, "gm_vae": {}, "ce_vae": {}}
 def get_config(name: str = "ce_vae") -> ConfigDict:
     """The run of one baseline."""
     detector = name.removesuffix("_strega")
-    spec = importlib.util.spec_from_file_location("paper_t1", Path(__file__).with_name("paper_t1.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run = as_run(module.get_config())
+    run = run_of(Path(__file__).with_name("paper_t1.py"))
     if name == detector:
         intensities = dataclasses.replace(run.preprocess, representation="intensity")
         run = dataclasses.replace(run, preprocess=intensities, augment=Augment())

@@ -3,27 +3,21 @@
     python -m strega_jax.train --config=configs/strega_vae.py --workdir=runs/strega_vae --config.data.scans=IXI
 
 The VAE models deviations from the healthy mean of each place. In trainings of 2,400 steps its decoder learnt to put out
-nothing, and the masks were those of the default (RESULTS.md; `benchmarks/vae_share.py` measures it). It is here for
-those who want to find a VAE that does better.
+nothing, and the masks were those of the default (RESULTS.md; `benchmarks/vae_share.py` measures it); these had no
+rendered contrasts (`--config.data.rendered='()'`). It is here for those who want to find a VAE that does better.
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from strega_jax.run_config import as_config, as_run
+from strega_jax.run_config import as_config, run_of
 
 
 def get_config() -> ConfigDict:
     """See the module's docstring."""
-    spec = importlib.util.spec_from_file_location("strega", Path(__file__).with_name("strega.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run = as_run(module.get_config())
+    run = run_of(Path(__file__).with_name("strega.py"))
     model = dict(run.model)
     residual = model.pop("residual")
     healthy = {name: model.pop(name) for name in ("atlas_heights", "empty_channels")}

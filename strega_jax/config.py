@@ -207,7 +207,7 @@ class Data:
 
     scans: str = ""  # healthy scans to prepare before training; "demo": a cohort made from the MNI152 template
     store: str = ""  # slice store; empty: WORKDIR/store
-    # contrasts that T1w training scans are rendered in, and segmented in anew, to be trained on beside them
+    # contrasts in which T1w training scans are rendered and then segmented, to be trained on as well
     rendered: tuple[Contrast, ...] = ()
     demo_subjects: CountOrZero = 0  # size of the demo cohort
     lesions: tuple[str, ...] = ()  # folders of cases with expert masks, for --evaluate

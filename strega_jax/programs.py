@@ -29,9 +29,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "strega-programs"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
-# Options for XLA's CPU compiler: less time to compile, and the programs are as fast. One part instead of one for each
-# of several threads; then LLVM optimises a little less, or kernels are not made by way of MLIR, which takes half of the
-# time and changes the last bits of some programs.
+# Options for XLA's CPU compiler, for less time to compile. One part instead of one for each of several threads; then
+# LLVM optimises a little less, or kernels are not made by way of MLIR, which changes the last bits of some programs.
 QUICK = {"xla_cpu_parallel_codegen_split_count": 1, "xla_backend_optimization_level": 1}
 SMALL = QUICK | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}  # an eighth less memory for volumes
 OLD_KERNELS = {"xla_cpu_parallel_codegen_split_count": 1, "xla_cpu_use_fusion_emitters": False}
@@ -76,10 +75,6 @@ class Program:
                 self._compiled[key] = self._made(key, arguments, static)
             compiled = self._compiled[key]
         return lambda *given: compiled(*jax.tree.leaves(given))
-
-    def forget(self) -> None:
-        """Compile anew, or fetch, at the next call."""
-        self._compiled.clear()
 
     def lower(self, *arguments: Any, name: str = "", **static: Any) -> jax.stages.Lowered:
         """As that of a jitted function, which is called `name` and takes the leaves of the arguments."""

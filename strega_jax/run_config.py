@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,3 +24,13 @@ def as_config(run: Run) -> ConfigDict:
 def as_run(config: ConfigDict) -> Run:
     """The run that a config, overridden or not, describes. Raises ConfigError."""
     return Run.from_mapping(config.to_dict())
+
+
+def run_of(path: Path, *arguments: str) -> Run:
+    """The run of a config file, for a config made from another one; `arguments` are what follows `NAME:`."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return as_run(module.get_config(*arguments))

@@ -1,7 +1,6 @@
 """Every detector: its config builds and fits its slices, and it goes through training, restart and prediction."""
 
 import dataclasses
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from strega_jax.detectors import build, names
 from strega_jax.detectors.base import Batch, Detector, Restoring
 from strega_jax.models.model import load_model, score_and_reconstruct
 from strega_jax.models.uncertainty import score_deviation
-from strega_jax.run_config import as_run
+from strega_jax.run_config import run_of
 from strega_jax.scans.cohorts import find_cases
 from strega_jax.scans.splits import subject_splits
 from strega_jax.slices.cohort import prepare_cohort
@@ -33,12 +32,7 @@ OURS = [
 
 
 def config_of(name: str, *arguments: str) -> Run:
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return as_run(module.get_config(*arguments))
+    return run_of(CONFIGS / f"{name}.py", *arguments)
 
 
 @pytest.mark.parametrize("name", names())

@@ -112,7 +112,7 @@ def test_same_scan_gives_the_same_bits(template):
 
 
 def test_one_compiled_program_serves_every_level_start_and_prior(template, caplog):
-    registration._minimise.forget()
+    registration._minimise._compiled.clear()
     with jax.log_compiles():
         align_to_template(*scanned(template, pose(3), (3.0, 3.0, 3.0)))
         align_to_template(*cropped(*scanned(template, np.eye(4), (4.0, 4.0, 4.0)), "top", 0.35), kind="rigid")

@@ -9,9 +9,9 @@ import pytest
 from nilearn import datasets
 
 from strega_jax.config import Data, Preprocess, Run
-from strega_jax.errors import ConfigError
+from strega_jax.errors import ConfigError, ScanError
 from strega_jax.scans.cohorts import find_cases
-from strega_jax.scans.scan import read_scan
+from strega_jax.scans.scan import Scan, read_scan
 from strega_jax.slices import cohort
 from strega_jax.slices.cohort import Outcome, prepare_cohort
 from strega_jax.slices.preprocess import preprocess
@@ -86,6 +86,32 @@ def test_what_is_there_is_kept_and_what_is_missing_is_made(brains: Path, store: 
     assert prepare(brains, store) == Outcome(1, 1, ())
     assert asked == [("T2w",)]
     assert {entry.name: entry.sha256 for entry in SliceStore.open(store).entries} == before
+
+
+def test_nothing_is_rendered_unasked(brains: Path, store: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cohort, "render_contrasts", None)
+    assert prepare(brains, tmp_path, rendered=()) == Outcome(2, 0, ())
+    own, asked = (SliceStore.open(path) for path in (tmp_path, store))
+    assert {entry.name: entry.sha256 for entry in own.entries} == {
+        entry.name: entry.sha256 for entry in asked.entries if not entry.rendered
+    }
+    for opened, slices in ((own, 1), (asked, 3)):
+        (scan,) = opened.scans_of("train")
+        assert not scan.rendered
+        assert len(opened.of_split("train")) == slices
+
+
+def test_a_scan_that_fails_in_one_contrast_is_not_half_in_the_store(brains: Path, tmp_path: Path, monkeypatch) -> None:
+    def in_bad_light(scan: Scan, settings: Preprocess):
+        if scan.contrast == "FLAIR":
+            raise ScanError(f"{scan.path}: no tissue to be told apart")
+        return preprocess(scan, settings)
+
+    monkeypatch.setattr(cohort, "preprocess", in_bad_light)
+    outcome = prepare(brains, tmp_path)
+    assert (outcome.prepared, len(outcome.failures)) == (1, 1)
+    assert "sub-01" in outcome.failures[0]
+    assert [entry.subject for entry in SliceStore.open(tmp_path).entries] == ["sub-02"]
 
 
 def test_who_is_held_out_now_or_rendered_no_more_leaves_no_rendering_behind(brains: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Model:
         shapes = {"images": (SCORING_BATCH, *self.about.image_shape), "position": (SCORING_BATCH,)}
         raw = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         try:
-            kept = Program(program, about=json.dumps(self.about.to_dict(), sort_keys=True))
+            kept = Program(program, about=f"{self.detector} {self.about.normalisation} {self.about.run.seed}")
             return kept.ready(self.variables, raw, np.int32(0))
         except (FlaxError, KeyError, TypeError, ValueError) as error:  # what the many detectors say of it
             raise CheckpointError(

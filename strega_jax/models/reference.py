@@ -72,7 +72,7 @@ def make_reference(model: "Model", store: "SliceStore") -> Reference:
 
     Patients, who are in `test`, have no part in it. Raises StoreError for a store without training scans.
     """
-    training = [entry for entry in store.of_split("train") if not entry.rendered]
+    training = store.scans_of("train")
     if not training:
         raise StoreError(f"{store.path}: no scan in split 'train', whom a reference describes")
     tissue = np.array([entry.tissue_ml for entry in training])

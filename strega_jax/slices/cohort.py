@@ -17,6 +17,7 @@ from strega_jax.failures import Failures
 from strega_jax.pipeline import in_threads
 from strega_jax.scans.case import Case
 from strega_jax.scans.looks import LOOKS, check_renderable
+from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import AUTO, PathLike, open_scan, scan_digest
 from strega_jax.scans.splits import SplitRule, share_of
 from strega_jax.slices import store as slice_store
@@ -89,10 +90,10 @@ def prepare_cohort(
             "set --config.data.rendered='()'"
         )
     (output / "scans").mkdir(parents=True, exist_ok=True)
-    names = {name for case in cases for name in _names(case)}
+    names = {name for case in cases for name in _names(case.name)}
     _count_others(output, settings, rule, names)
     mine = share_of(cases, process_index, process_count)
-    made: dict[Case, bool] = {}
+    made: dict[str, bool] = {}
     failures = Failures(output)
 
     def update(case: Case) -> bool:
@@ -101,11 +102,11 @@ def prepare_cohort(
 
     for case, done, error in tqdm(in_threads(mine, update, workers), total=len(mine), desc="preparing", unit="scan"):
         if error is None:
-            made[case] = done
+            made[case.name] = done
         else:
             log.error("%s", failures.add(case.image, error))
     # Those that failed may still change; what was made of the others is theirs.
-    of_made = {name for case in made for name in _names(case)}
+    of_made = {name for scan in made for name in _names(scan)}
     others = _count_others(output, settings, rule, names - of_made) - len(of_made & slice_store.entry_names(output))
     if made or others:
         slice_store.write_manifest(output, settings, rule)
@@ -113,9 +114,9 @@ def prepare_cohort(
     return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others)
 
 
-def _names(case: Case) -> dict[str, str | None]:
+def _names(scan: str) -> dict[str, str | None]:
     """What a scan and its renderings are called in the store → contrast it is rendered in; None: as it is."""
-    return {case.name: None} | {f"{case.name}_as-{contrast}": contrast for contrast in LOOKS}
+    return {scan: None} | {f"{scan}_as-{contrast}": contrast for contrast in LOOKS}
 
 
 def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing: set[str]) -> int:
@@ -146,20 +147,21 @@ def _update(
 ) -> bool:
     """Prepare one scan and its renderings unless they are up to date; whether anything had to be."""
     digest = settings_hash(settings)
-    wanted = {name: contrast for name, contrast in _names(case).items() if contrast is None or contrast in rendered}
+    possible = _names(case.name)
+    wanted = {name: contrast for name, contrast in possible.items() if contrast is None or contrast in rendered}
     entry = slice_store.read_entry(output, case.name)
     try:
         source_sha256 = scan_digest(case, brain)
     except (ScanError, OSError):
         if entry and entry.cohort == case.cohort:  # what was made of it is out of date
-            _remove(output, wanted)
+            _remove(output, possible)
         raise
     if entry and entry.cohort != case.cohort and entry.source_sha256 != source_sha256:
         raise ScanError(
             f"{case.image}: {output} holds another scan called {case.name}, of {entry.cohort}; prepare into another "
             "store, or rename the subject"
         )
-    _remove(output, _names(case).keys() - wanted.keys())
+    _remove(output, possible.keys() - wanted.keys())
     stale: dict[str, str | None] = {}
     for name, contrast in wanted.items():
         entry = slice_store.read_entry(output, name)
@@ -171,10 +173,12 @@ def _update(
         return False
     _remove(output, stale)
     scan = open_scan(case, brain=brain)
-    images = render_contrasts(scan, tuple(contrast for contrast in stale.values() if contrast), RENDERING_SEED)
+    contrasts = tuple(contrast for contrast in stale.values() if contrast)
+    images: dict[str, Scan] = render_contrasts(scan, contrasts, RENDERING_SEED) if contrasts else {}
+    # All before any is written: a scan that fails in one contrast is not half in the store.
+    volumes = {name: preprocess(images[contrast] if contrast else scan, settings) for name, contrast in stale.items()}
     for name, contrast in stale.items():
-        image = images[contrast] if contrast else scan
-        volume = preprocess(image, settings)
+        volume = volumes[name]
         tissue_ml = tuple(float(volume.tissue.pve[..., c].sum()) * scan.voxel_ml for c in range(3))
         slice_store.write_scan(
             output,

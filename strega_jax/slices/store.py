@@ -221,6 +221,10 @@ class SliceStore:
         """The entries of one split, in order."""
         return [entry for entry in self.entries if entry.split == split]
 
+    def scans_of(self, split: str) -> list[Entry]:
+        """Those of one split that are scans, not rendered from one."""
+        return [entry for entry in self.of_split(split) if not entry.rendered]
+
     def source(self, split: str) -> "SplitSource":
         """Random access to all slices of one split. Raises StoreError if there is none."""
         entries = self.of_split(split)

@@ -74,7 +74,7 @@ def train(run: Run, store: SliceStore, workdir: PathLike, *, profile: bool = Fal
         jax.process_index(),
         jax.process_count(),
     )
-    scans = sum(not entry.rendered for entry in store.of_split("train"))
+    scans = len(store.scans_of("train"))
     about = About(run, store.settings, store.normalisation, shape, total, scans, len(source), store.rule)
     with Checkpoints(workdir / "checkpoints", run.training.keep_checkpoints) as checkpoints:
         if checkpoints.latest is not None:
