@@ -89,8 +89,9 @@ def run(
                 raise ConfigError(f"unexpected argument {left[0]!r}; every argument is a --flag, see --help")
             _set_up_logging()
             memory.keep_freed_memory()  # before the devices' threads
-            _set_up_devices()
-            return main()
+            with memory.seldom_collected():
+                _set_up_devices()
+                return main()
         except (StregaError, OSError, MemoryError) as error:
             log.debug("", exc_info=error)
             print(f"error: {failures.one_line(failures.run_error(error) or error)}", file=sys.stderr)

@@ -1,14 +1,19 @@
 """How the process holds memory that is free again."""
 
+import contextlib
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 # Numbers of glibc's <malloc.h>.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER = -1  # read as the largest size there is
 # Of a scan with more voxels than this, stages leave gigabytes in pieces that the next one finds no use for.
 FINE_VOXELS = 40_000_000
+# Objects that may be made before Python looks for cycles among them; its own number is some hundreds.
+COLLECT_AFTER = 50_000
 _OF_USER = ("MALLOC_", "GLIBC_TUNABLES")
 _kept = False
 
@@ -34,6 +39,22 @@ def keep_freed_memory() -> bool:
         return False
     _kept = all([mallopt(ARENA_MAX, 1), mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, NEVER)])
     return _kept
+
+
+@contextlib.contextmanager
+def seldom_collected() -> Iterator[None]:
+    """In here Python looks for cycles of dead objects seldom, and not at all among what is left when the process ends.
+
+    The libraries make a million objects that stay: to look through them again and again while they are made, and once
+    more at the end, is a quarter of the processor time of importing them and of tracing programs.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.freeze()
 
 
 def is_fine(voxels: int) -> bool:

@@ -29,11 +29,19 @@ log = logging.getLogger(__name__)
 
 FOLDER = "strega-programs"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
-# Options for XLA's CPU compiler, for less time to compile. One part instead of one for each of several threads; then
-# LLVM optimises a little less, or kernels are not made by way of MLIR, which changes the last bits of some programs.
-QUICK = {"xla_cpu_parallel_codegen_split_count": 1, "xla_backend_optimization_level": 1}
-SMALL = QUICK | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}  # an eighth less memory for volumes
-OLD_KERNELS = {"xla_cpu_parallel_codegen_split_count": 1, "xla_cpu_use_fusion_emitters": False}
+# Options for XLA's CPU compiler, for half the time to compile: one part instead of one for each of several threads;
+# LLVM optimises a little less; kernels are not made by way of MLIR.
+QUICK = {
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
+# The last changes the last bits of some programs. An eighth less memory for volumes.
+SAME_BITS = {
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
 LAPACK = "lapack_"
 
 

@@ -1,6 +1,7 @@
 """Memory that is free again."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -85,3 +86,14 @@ def test_elsewhere_nothing_happens(platform, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # a C library without mallopt
     assert not memory.keep_freed_memory()
+
+
+def test_cycles_are_looked_for_seldom_and_not_at_all_among_what_is_left():
+    usual = gc.get_threshold()
+    try:
+        with memory.seldom_collected():
+            assert gc.get_threshold()[0] == memory.COLLECT_AFTER > usual[0]
+        assert gc.get_threshold() == usual
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()

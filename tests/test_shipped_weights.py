@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -30,6 +32,13 @@ def test_they_are_small_and_say_what_they_are(opened):
     assert opened.calibration is not None
     assert opened.reference is not None
     assert opened.model.about.training_scans == 140
+
+
+def test_they_are_opened_without_the_libraries_that_only_a_program_to_be_compiled_needs():
+    code = "import sys, strega_jax.inference.batch, strega_jax.models.opening as o; o.open_model(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "strega_jax.detectors.atlas_judge" in loaded
+    assert not {"flax", "optax", "orbax", "matplotlib"}.intersection(loaded)
 
 
 def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> Path:

@@ -265,3 +265,10 @@ def test_a_real_brain_cut_off_is_found_and_under_a_wrong_header_it_is_not(test_d
         assert displacement_mm(found, whole, template) < 4.0
     with pytest.raises(ScanError, match="front-back reversed"):
         align_to_template(*cropped(np.ascontiguousarray(fractions[:, ::-1]), scan.affine, "top", 0.25))
+
+
+def test_what_is_prepared_is_the_program_that_aligns(template):
+    align.prepare()
+    compiled = set(registration._minimise._compiled)
+    align_to_template(*template)
+    assert set(registration._minimise._compiled) == compiled

@@ -16,6 +16,7 @@ SHARED = (  # modules of this package that are no method
     "filters",
     "gaussian",
     "judge",
+    "judge_network",
     "layers",
     "pyramid",
     "residual",

@@ -1,9 +1,11 @@
 """The one interface behind which every detector lives."""
 
-from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
+
+if TYPE_CHECKING:
+    import optax
 
 Variables = dict[str, Any]
 """Flax variable collections: `params` (trained) and any others (`batch_stats`, …), which `loss` may renew."""
@@ -47,7 +49,7 @@ class Detector(Protocol):
         """Anomaly score a pixel: ≥ 0, higher is more anomalous, 0 outside the brain."""
         ...
 
-    def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
+    def optimizer(self, default: "optax.GradientTransformation") -> "optax.GradientTransformation":
         """The transformation to train with: `default` (from the config), or the method's own around it."""
         ...
 

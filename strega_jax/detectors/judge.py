@@ -8,26 +8,20 @@ and the healthy mean. A score is a residual times the judge's probability.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.augment.foreign import Planting, plant, vary
 from strega_jax.detectors.base import Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
-from strega_jax.detectors.layers import (
-    Activation,
-    Conv,
-    Norm,
-    ResidualBlock,
-    depth_to_space,
-    initialise,
-    space_to_depth,
-)
+
+if TYPE_CHECKING:  # a kept program is run without them, and they take long to load
+    import optax
+
+    from strega_jax.detectors.judge_network import Judge
 
 PATCH = 4  # pixels a side; the judge's first level works on patches
 FEATURES = 14  # channels that the judge is given, see `_features`
@@ -69,6 +63,8 @@ class Judged:
         known = " or ".join(f"{count} ({name})" for count, name in FRACTIONS)
         require(channels in dict(FRACTIONS), method, f"given {channels} channels", f"given tissue fractions: {known}")
         require_sides(image_shape, PATCH * 2 ** (len(self.maps) - 1), method)
+        from strega_jax.detectors.layers import initialise
+
         return initialise(self._judge, key, (h, w, FEATURES))
 
     def judge_loss(
@@ -79,6 +75,8 @@ class Judged:
         `keys` are those of planting and of changing the appearance. Returns the loss, the metrics `judge`
         (cross-entropy) and `judge_dice` (soft), and the renewed collections.
         """
+        import optax
+
         plant_key, vary_key = keys
         brain = batch["brain"] > 0
         planted, foreign = plant(plant_key, tissue_scale(batch["images"]), brain, self.planting)
@@ -119,44 +117,15 @@ class Judged:
             residual = jnp.minimum(residual / self.residual_scale, 1.0)
         return residual * probability
 
-    def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
+    def optimizer(self, default: "optax.GradientTransformation") -> "optax.GradientTransformation":
         """The config's own."""
         return default
 
     @property
     def _judge(self) -> "Judge":
-        return Judge(self.maps, self.blocks, jnp.dtype(self.compute_dtype))
+        from strega_jax.detectors.judge_network import Judge
 
-
-class Judge(nn.Module):
-    """U-Net (Ronneberger et al. 2015) on patches, of bottleneck blocks; what comes up is added to what went down."""
-
-    maps: tuple[int, ...]
-    blocks: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Float[Array, "b h w f"], train: bool = False) -> Float[Array, "b h w"]:
-        """Logits of the probability to be foreign, float32."""
-
-        def unit(x: Array, maps: int) -> Array:
-            return Activation()(Norm(self.dtype)(Conv(maps, dtype=self.dtype)(x), train))
-
-        def refine(x: Array) -> Array:
-            for _ in range(self.blocks):
-                x = ResidualBlock("bottleneck", dtype=self.dtype)(x, train)
-            return x
-
-        first = unit(space_to_depth(features.astype(self.dtype), PATCH), self.maps[0])
-        x, passed = refine(first), []
-        for maps in self.maps[1:]:
-            passed.append(x)
-            x = refine(unit(space_to_depth(x, 2), maps))
-        for maps, down in zip(self.maps[-2::-1], reversed(passed), strict=True):
-            x = refine(depth_to_space(unit(x, 4 * maps), 2) + down)
-        x = unit(jnp.concatenate([x, first], axis=-1), self.maps[0])
-        x = Conv(PATCH**2, use_bias=True)(x.astype(jnp.float32))
-        return depth_to_space(x, PATCH)[..., 0]
+        return Judge(self.maps, self.blocks, PATCH, jnp.dtype(self.compute_dtype))
 
 
 def tissue_scale(images: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:

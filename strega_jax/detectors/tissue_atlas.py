@@ -6,15 +6,17 @@ exact whatever the batches. Meant for slices aligned to a template or centred on
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require
+
+if TYPE_CHECKING:
+    import optax
 
 MIN_VARIANCE = 1e-6
 
@@ -64,7 +66,7 @@ class TissueAtlas:
         """Root mean square over channels of the distance in healthy standard deviations."""
         return jnp.sqrt(self._squared_distance(variables, batch)) * batch["brain"]
 
-    def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
+    def optimizer(self, default: "optax.GradientTransformation") -> "optax.GradientTransformation":
         """The config's own, with nothing to move."""
         return default
 

@@ -1,13 +1,9 @@
 """Get ready what does not depend on the scan, while the first scan is read and segmented."""
 
-import contextlib
-
 import numpy as np
 
-from strega_jax.errors import ScanError
 from strega_jax.models.scorer import Scorer
-from strega_jax.slices.align import align_to_template
-from strega_jax.slices.template import tissue_template
+from strega_jax.slices import align
 
 
 def warm_up(model: Scorer) -> None:
@@ -18,6 +14,5 @@ def warm_up(model: Scorer) -> None:
     """
     about = model.about
     if about.preprocess.grid == "template":
-        with contextlib.suppress(ScanError):  # what a scan is refused for is no matter here
-            align_to_template(*tissue_template())
+        align.prepare()
     model.score(np.zeros((1, *about.image_shape), np.float32), np.zeros(1, np.float32))

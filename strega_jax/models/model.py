@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
@@ -52,7 +51,11 @@ class Model:
         try:
             kept = Program(program, about=f"{self.detector} {self.about.normalisation} {self.about.run.seed}")
             return kept.ready(self.variables, raw, np.int32(0))
-        except (FlaxError, KeyError, TypeError, ValueError) as error:  # what the many detectors say of it
+        except Exception as error:
+            from flax.errors import FlaxError  # loaded by now, if it is one
+
+            if not isinstance(error, (FlaxError, KeyError, TypeError, ValueError)):  # what the detectors say of it
+                raise
             raise CheckpointError(
                 f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"
             ) from error

@@ -6,10 +6,10 @@ in use), `about.json`, `calibration.json` and `reference.json`, as beside a chec
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -36,6 +36,8 @@ def save_weights(opened: Opened, folder: Path) -> None:
     model = opened.model
     if not isinstance(model, Model) or opened.reference is None:
         raise CheckpointError(f"{model.source}: weights are taken from a workdir whose training came to its end")
+    from flax import traverse_util
+
     folder.mkdir(parents=True, exist_ok=True)
     flat = {
         name: np.asarray(value, np.float16 if name.split("/")[0] in HALF_PRECISION else np.float32)
@@ -63,5 +65,16 @@ def load_weights(folder: Path) -> Model:
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read now ({error})") from error
     detector = build(about.run.detector, about.run.model, about.run.compute_dtype)
-    variables = traverse_util.unflatten_dict({name: value.astype(np.float32) for name, value in flat.items()}, sep="/")
-    return Model(detector, jax.device_put(variables), about, str(folder))
+    return Model(detector, jax.device_put(_unflattened(flat)), about, str(folder))
+
+
+def _unflattened(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    """As flax does it, which takes long to load."""
+    variables: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, name = path.split("/")
+        collection = variables
+        for group in groups:
+            collection = collection.setdefault(group, {})
+        collection[name] = value.astype(np.float32)
+    return variables

@@ -93,6 +93,12 @@ def align_to_template(
     return pose
 
 
+def prepare() -> None:
+    """Load the template, and compile the alignment's program or fetch it from where it is kept."""
+    nowhere, start = np.zeros((GRID_VOXELS,) * 3 + (4,), np.float32), np.zeros(12, np.float32)
+    minimise(mni152_template().levels[0], nowhere, ROBUST_SCALE[0], 0, start, np.ones(12, np.float32), PRIOR)
+
+
 def _find(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -> tuple[Float[np.ndarray, "12"], str]:
     """Parameters of the pose, and why it is not believed (empty where it is)."""
     if not brain.cut:

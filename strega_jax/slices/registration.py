@@ -9,7 +9,6 @@ shell around it, f and m are the smoothed features of template and scan. ρ leve
 pulls nowhere. Voxels that lie beyond the field of view are left out.
 """
 
-import functools
 from typing import NamedTuple, overload
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import ndimage
 
-from strega_jax.programs import OLD_KERNELS, Program
+from strega_jax.programs import Program
 
 GRID_MM = 4.0
 GRID_VOXELS = 64  # 256 mm: any head in any pose
@@ -223,7 +222,7 @@ def minimise(
     return _minimise(padded, np.int32(count), volume, c, iterations, start, free, prior)
 
 
-@functools.partial(Program, options=OLD_KERNELS)
+@Program
 def _minimise(
     level: Level,
     count: Int[Array, ""],
