@@ -65,6 +65,8 @@ def test_trainings_that_differ_in_the_seed_alone_are_one_method():
     assert method_names(["a_seed0", "b", "a_seed1"], [one, other, again]) == ["a", "b", "a"]
     assert method_names(["runs-1", "runs-2"], [one, other]) == ["runs-1", "runs-2"]
     assert method_names(["first", "second"], [one, again]) == ["first", "first"]
+    rendered = small_run(seed=1, data={"rendered": ("T2w",)})
+    assert method_names(["a_0", "b_1"], [one, rendered]) == ["a_0", "b_1"]
     assert method_names(["a_0", "a_1", "a"], [one, again, other]) == ["a_0", "a_0", "a"]  # never one name for two
 
 

@@ -147,8 +147,9 @@ def checkpoint_names(checkpoints: Sequence[str | os.PathLike[str]]) -> list[str]
 
 
 def method_names(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """The method of each checkpoint: runs equal in all but seed and data are one, called by what their names share."""
-    keys = [settings_hash(dataclasses.replace(run, seed=0, data=Data())) for run in runs]
+    """The method of each checkpoint: runs equal in all but seed and scans are one, called by what their names share."""
+    same = [dataclasses.replace(run, seed=0, data=Data(rendered=run.data.rendered)) for run in runs]
+    keys = [settings_hash(run) for run in same]
     members = {key: [name for name, own in zip(names, keys, strict=True) if own == key] for key in keys}
     called = {key: _shared(own) for key, own in members.items()}
     if len(set(called.values())) < len(called):
