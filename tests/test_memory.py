@@ -89,7 +89,8 @@ def test_elsewhere_nothing_happens(platform, monkeypatch):
 
 
 def test_cycles_are_looked_for_seldom_and_not_at_all_among_what_is_left():
-    usual = gc.get_threshold()
+    before, usual = gc.get_threshold(), (700, 10, 10)
+    gc.set_threshold(*usual)
     try:
         with memory.seldom_collected():
             assert gc.get_threshold()[0] == memory.COLLECT_AFTER > usual[0]
@@ -97,3 +98,4 @@ def test_cycles_are_looked_for_seldom_and_not_at_all_among_what_is_left():
         assert gc.get_freeze_count() > 1000
     finally:
         gc.unfreeze()
+        gc.set_threshold(*before)
