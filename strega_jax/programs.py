@@ -6,6 +6,7 @@ on, the settings of JAX, the machine, and the shapes it is called with. Programs
 compiled programs, in `FOLDER`; where JAX keeps none, or there are several devices, a program is jitted as ever.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ import pickle
 import platform
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +45,7 @@ SAME_BITS = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 LAPACK = "lapack_"
+UNUSED_DAYS = 60  # after which a program is deleted: each version of this package has its own
 
 
 class Program:
@@ -169,6 +172,8 @@ def _read(path: Path) -> Callable[..., Any] | None:
 
     try:
         content, needs_lapack = pickle.loads(path.read_bytes())
+        with contextlib.suppress(OSError):  # the folder may be another user's
+            os.utime(path)
         if needs_lapack:
             _load_lapack()
         return serialize_executable.deserialize_and_load(*content, execution_devices=jax.local_devices()[:1])
@@ -193,5 +198,14 @@ def _write(path: Path, compiled: jax.stages.Compiled, needs_lapack: bool) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
+        _delete_unused(path.parent)
     except Exception as error:  # a full disk, or a backend whose programs cannot be kept: nothing depends on it
         log.debug("%s: not kept: %s", path, error)
+
+
+def _delete_unused(folder: Path) -> None:
+    """What no process has read for long: of an earlier version, or of shapes that do not come any more."""
+    oldest = time.time() - UNUSED_DAYS * 86400
+    for path in folder.iterdir():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)

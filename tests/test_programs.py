@@ -1,9 +1,11 @@
 """Compiled programs that are kept: who finds them, who must not, and what they compute."""
 
 import concurrent.futures
+import os
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from strega_jax import programs
-from strega_jax.programs import FOLDER, Program
+from strega_jax.programs import FOLDER, UNUSED_DAYS, Program
 
 SCRIPT = """
 import sys
@@ -85,6 +87,20 @@ def test_a_damaged_program_is_compiled_anew(folder):
     path.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_allclose(Program(jnp.sin, about="damaged")(np.ones(2, np.float32)), np.sin(np.ones(2)), 1e-6)
     assert len(path.read_bytes()) > len(whole) // 2
+
+
+def test_what_is_not_used_for_long_is_deleted_when_another_is_kept(folder):
+    used, unused = Program(jnp.sin, about="used"), Program(jnp.sin, about="unused")
+    for program in (used, unused):
+        program(np.ones(2, np.float32))
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 86400
+    for path in folder.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    Program(jnp.sin, about="used")(np.ones(2, np.float32))  # reads what is kept
+    (kept,) = (path for path in folder.iterdir() if path.stat().st_mtime > long_ago + 1)
+    Program(jnp.sin, about="another")(np.ones(2, np.float32))
+    assert len(list(folder.iterdir())) == 2
+    assert kept.exists()
 
 
 def test_a_folder_that_cannot_be_written_to_stops_nothing(folder):
