@@ -38,12 +38,15 @@ class Outcome:
     skipped: int  # were there already, made with the same settings from the same file
     failures: tuple[str, ...]  # one message a failed scan
     others: int = 0  # scans of other cohorts in the store
+    removed: int = 0  # renderings that were in the store and are not asked for any more
 
     def describe(self, output: Path) -> str:
         """The outcome in words, for the terminal."""
         head = f"{output}: {self.prepared} prepared, {self.skipped} up to date, {len(self.failures)} failed"
         if self.others:
             head += f"; {self.others} other scans were there and stay"
+        if self.removed:
+            head += f"; {self.removed} renderings taken out that are not asked for any more"
         return "\n".join([head, *(f"  failed: {message}" for message in self.failures)])
 
 
@@ -93,10 +96,10 @@ def prepare_cohort(
     names = {name for case in cases for name in _names(case.name)}
     _count_others(output, settings, rule, names)
     mine = share_of(cases, process_index, process_count)
-    made: dict[str, bool] = {}
+    made: dict[str, tuple[bool, int]] = {}
     failures = Failures(output)
 
-    def update(case: Case) -> bool:
+    def update(case: Case) -> tuple[bool, int]:
         split = splits[case.subject]
         return _update(case, split, output, settings, brain, rendered if split == "train" else ())
 
@@ -110,8 +113,8 @@ def prepare_cohort(
     others = _count_others(output, settings, rule, names - of_made) - len(of_made & slice_store.entry_names(output))
     if made or others:
         slice_store.write_manifest(output, settings, rule)
-    prepared = sum(made.values())
-    return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others)
+    prepared, removed = (sum(numbers) for numbers in zip(*made.values(), strict=True)) if made else (0, 0)
+    return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others, removed)
 
 
 def _names(scan: str) -> dict[str, str | None]:
@@ -144,8 +147,12 @@ def _count_others(output: Path, settings: Preprocess, rule: SplitRule, changing:
 
 def _update(
     case: Case, split: str, output: Path, settings: Preprocess, brain: PathLike, rendered: Sequence[str]
-) -> bool:
-    """Prepare one scan and its renderings unless they are up to date; whether anything had to be."""
+) -> tuple[bool, int]:
+    """Prepare one scan and its renderings unless they are up to date.
+
+    Returns:
+        Whether anything had to be prepared, and how many renderings were taken out that are not wanted any more.
+    """
     digest = settings_hash(settings)
     possible = _names(case.name)
     wanted = {name: contrast for name, contrast in possible.items() if contrast is None or contrast in rendered}
@@ -161,7 +168,7 @@ def _update(
             f"{case.image}: {output} holds another scan called {case.name}, of {entry.cohort}; prepare into another "
             "store, or rename the subject"
         )
-    _remove(output, possible.keys() - wanted.keys())
+    removed = _remove(output, possible.keys() - wanted.keys())
     stale: dict[str, str | None] = {}
     for name, contrast in wanted.items():
         entry = slice_store.read_entry(output, name)
@@ -170,7 +177,7 @@ def _update(
         elif entry.split != split:
             slice_store.write_entry(output, dataclasses.replace(entry, split=split))
     if not stale:
-        return False
+        return False, removed
     _remove(output, stale)
     scan = open_scan(case, brain=brain)
     contrasts = tuple(contrast for contrast in stale.values() if contrast)
@@ -197,9 +204,9 @@ def _update(
             settings_hash=digest,
             rendered=contrast is not None,
         )
-    return True
+    return True, removed
 
 
-def _remove(output: Path, names: Iterable[str]) -> None:
-    for name in names:
-        slice_store.remove_entry(output, name)
+def _remove(output: Path, names: Iterable[str]) -> int:
+    """Take scans out of the store; how many were in."""
+    return sum(slice_store.remove_entry(output, name) for name in names)
