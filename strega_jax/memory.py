@@ -45,8 +45,8 @@ def keep_freed_memory() -> bool:
 def seldom_collected() -> Iterator[None]:
     """In here Python looks for cycles of dead objects seldom, and not at all among what is left when the process ends.
 
-    The libraries make a million objects that stay: to look through them again and again while they are made, and once
-    more at the end, is a quarter of the processor time of importing them and of tracing programs.
+    The libraries make more than a hundred thousand objects that stay: to look through them again and again while they
+    are made, and once more at the end, is a quarter of the time of importing them.
     """
     usual = gc.get_threshold()
     gc.set_threshold(COLLECT_AFTER, *usual[1:])
