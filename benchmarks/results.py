@@ -3,8 +3,8 @@
     python -m benchmarks.results --keep=results                # take over what an evaluation wrote
     python -m benchmarks.results --page=RESULTS.md             # put the tables in their places
 
---keep names a folder with a folder NAME for each run (`RUNS` below), as `strega_jax.compare`, `strega_jax.train
---evaluate` or `strega_jax.predict` wrote it. Of each the numbers are kept, without pictures, in
+--keep names a folder with a folder NAME for each run (`RUNS` of result_runs.py), as `strega_jax.compare`,
+`strega_jax.train --evaluate` or `strega_jax.predict` wrote it. Of each the numbers are kept, without pictures, in
 benchmarks/results/NAME, with the SHA-256 of the file they were taken from. All tables are made from these and printed
 with their own SHA-256.
 """
@@ -23,39 +23,16 @@ import numpy as np
 
 from benchmarks.kept import KEEP, RESULTS, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
+from benchmarks.result_runs import MADE, RUNS, TRAINED
 from strega_jax import command
 from strega_jax.errors import ConfigError
 from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, by_subject
 
 KEPT = Path(__file__).parent / "results"
 
-RUNS = {
-    "patients": """python -m strega_jax.compare --fuse --data=brats/,gbm/,stroke/,ms/ --controls=ixi/ \\
-    --controls_split=dev --output=results/patients""",
-    "enhancing": """python -m strega_jax.compare --region=enhancing --data=gbm/ --contrasts=T1ce \\
-    --output=results/enhancing""",
-    "planted": """python -m strega_jax.train --evaluate --config=strega --checkpoint=strega_jax/weights \\
-    --config.data.scans=ixi/ --config.data.planted=20 --config.data.lesions="('eq15/',)" --workdir=results/planted""",
-    "othersite": "python -m strega_jax.predict --input=othersite/ --output=results/othersite --nopages",
-    "oasis": "python -m strega_jax.predict --input=oasis/ --output=results/oasis --nopages",
-    "rendered": "python -m strega_jax.predict --input=rendered/ --output=results/rendered --nopages",
-    "spots": "python -m strega_jax.compare --data=spots/ --output=results/spots",
-    "small": "python -m strega_jax.compare --fuse --postprocess=small --data=ms/,brats/ --output=results/small",
-    "othersite_small": """python -m strega_jax.predict --postprocess=small --input=othersite/ --contrast=FLAIR \\
-    --output=results/othersite_small --nopages""",
-    "rendered_small": """python -m strega_jax.predict --postprocess=small --input=rendered/ --contrast=FLAIR \\
-    --output=results/rendered_small --nopages""",
-}
-"""Name → the command that made it."""
-MADE = {
-    "eq15/": """python -m strega_jax.synthesize --kind=tumour --healthy=ixi/ --split=dev --donors=brats/ \\
-    --donor_contrast=T1ce --output=eq15/""",
-    "rendered/": """python -m strega_jax.synthesize --kind=rendered --healthy=ixi/ --split=dev --count=10 --seed=1 \\
-    --as_contrasts=T1ce,T2w,FLAIR --output=rendered/""",
-    "spots/": "python -m strega_jax.synthesize --kind=spots --healthy=ixi/ --split=dev --output=spots/",
-}
-"""Test set → the command that made it."""
-
+TRAININGS = {"weights": "as the default", "plain": "without rendered contrasts"}
+"""Method of the run `trainings` → its column."""
+TRAINED_ON = (*(f"brats {contrast}" for contrast in ("FLAIR", "T2w", "T1ce", "T1w")), "stroke T2w", "eq15 T1w")
 BASELINES = ("tissue class CSF", "tissue class GM", "tissue class WM", "intensity threshold")
 COHORTS = (
     *(("patients", f"brats {contrast}") for contrast in ("fused", "FLAIR", "T2w", "T1ce", "T1w")),
@@ -191,6 +168,24 @@ def difference(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, 
     return f"{values.mean():.3f}" + (f" ({low:.3f} to {high:.3f})" if len(values) >= MIN_SUBJECTS else "")
 
 
+def trainings_table(stored: Stored) -> list[str]:
+    """Dice of each cohort, mean of the trainings with three seeds ± SD between them; and what is marked in health."""
+    lines = [f"| | {' | '.join(TRAININGS.values())} | the default's is higher by |", "|---" * 4 + "|"]
+    for cohort in TRAINED_ON:
+        rows = [stored.rows("trainings", cohort, method) for method in TRAININGS]
+        cells = [over_seeds(of, "dice", 3) for of in rows]
+        lines.append(f"| {cohort}, Dice | {' | '.join(cells)} | {difference(*rows)} |")
+    healthy = [stored.rows("trainings", "controls T1w", method) for method in TRAININGS]
+    lines.append(f"| 20 of IXI, held out, ml | {' | '.join(over_seeds(of, 'marked_ml', 1) for of in healthy)} | – |")
+    return lines
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], metric: str, digits: int) -> str:
+    """Mean over volumes of each training: their mean ± SD."""
+    means = [np.mean([row[metric] for row in rows if row["seed"] == seed]) for seed in {row["seed"] for row in rows}]
+    return f"{np.mean(means):.{digits}f} ± {np.std(means, ddof=1):.{digits}f}"
+
+
 def fused_table(stored: Stored) -> list[str]:
     """How much higher the Dice of the fused mask is than that of one contrast of the same patients."""
     lines = ["| contrast alone | subjects | the fused mask's Dice is higher by |", "|---|---|---|"]
@@ -250,7 +245,7 @@ def small_table(stored: Stored) -> list[str]:
 def commands(stored: Stored) -> list[str]:
     """What made the results; `stored` is not needed."""
     del stored
-    return ["```bash", *MADE.values(), *RUNS.values(), "```"]
+    return ["```bash", *MADE.values(), *TRAINED, *RUNS.values(), "```"]
 
 
 def sources_table(stored: Stored) -> list[str]:
@@ -271,6 +266,7 @@ TABLES = {
     "patients": patients_table,
     "fused": fused_table,
     "baselines": baselines_table,
+    "trainings": trainings_table,
     "healthy": healthy_table,
     "sizes": sizes_table,
     "small": small_table,

@@ -62,6 +62,12 @@ def test_a_difference_is_paired_over_the_subjects_that_both_have(results):
     assert results.difference(own[:1], others) == "0.200"
 
 
+def test_trainings_are_spread_by_their_means_over_volumes(results):
+    dice = {("a", 0): 0.2, ("b", 0): 0.4, ("a", 1): 0.6, ("b", 1): 0.8}
+    rows = [row(f"{case}_1", value, seed=seed) for (case, seed), value in dice.items()]
+    assert results.over_seeds(rows, "dice", 3) == "0.500 ± 0.283"
+
+
 def test_numbers_are_kept_without_pictures_and_without_paths(results, tmp_path):
     fresh, stored = tmp_path / "fresh", tmp_path / "stored"
     (fresh / "planted" / "evaluation").mkdir(parents=True)

@@ -9,6 +9,7 @@ shell around it, f and m are the smoothed features of template and scan. ρ leve
 pulls nowhere. Voxels that lie beyond the field of view are left out.
 """
 
+import functools
 from typing import NamedTuple, overload
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import ndimage
 
-from strega_jax.programs import Program
+from strega_jax.programs import OPTIMISED, Program
 
 GRID_MM = 4.0
 GRID_VOXELS = 64  # 256 mm: any head in any pose
@@ -222,7 +223,7 @@ def minimise(
     return _minimise(padded, np.int32(count), volume, c, iterations, start, free, prior)
 
 
-@Program
+@functools.partial(Program, options=OPTIMISED)
 def _minimise(
     level: Level,
     count: Int[Array, ""],
