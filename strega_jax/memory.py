@@ -1,4 +1,4 @@
-"""How the process holds memory that is free again."""
+"""How the process holds memory that is free again, and how often it looks for objects that are dead."""
 
 import contextlib
 import ctypes

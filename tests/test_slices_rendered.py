@@ -121,7 +121,7 @@ def test_who_is_held_out_now_or_rendered_no_more_leaves_no_rendering_behind(brai
     assert {(entry.subject, entry.contrast) for entry in rendered} == {("sub-02", "T2w"), ("sub-02", "FLAIR")}
     outcome = prepare(brains, tmp_path, held_out="sub-01", rendered=("T2w",))
     assert outcome == Outcome(0, 2, (), removed=1)
-    assert "1 renderings taken out" in outcome.describe(tmp_path)
+    assert "deleted: 1" in outcome.describe(tmp_path)
     assert len(list((tmp_path / "scans").glob("*.npy"))) == 3
     assert [entry.contrast for entry in SliceStore.open(tmp_path).entries if entry.rendered] == ["T2w"]
 

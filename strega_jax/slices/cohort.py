@@ -46,7 +46,7 @@ class Outcome:
         if self.others:
             head += f"; {self.others} other scans were there and stay"
         if self.removed:
-            head += f"; {self.removed} renderings taken out that are not asked for any more"
+            head += f"; renderings that are not asked for any more and were deleted: {self.removed}"
         return "\n".join([head, *(f"  failed: {message}" for message in self.failures)])
 
 
@@ -113,7 +113,7 @@ def prepare_cohort(
     others = _count_others(output, settings, rule, names - of_made) - len(of_made & slice_store.entry_names(output))
     if made or others:
         slice_store.write_manifest(output, settings, rule)
-    prepared, removed = (sum(numbers) for numbers in zip(*made.values(), strict=True)) if made else (0, 0)
+    prepared, removed = sum(anew for anew, _ in made.values()), sum(number for _, number in made.values())
     return Outcome(prepared, len(made) - prepared, tuple(failures.messages), others, removed)
 
 
@@ -151,7 +151,7 @@ def _update(
     """Prepare one scan and its renderings unless they are up to date.
 
     Returns:
-        Whether anything had to be prepared, and how many renderings were taken out that are not wanted any more.
+        Whether anything had to be prepared, and how many renderings were deleted that are not wanted any more.
     """
     digest = settings_hash(settings)
     possible = _names(case.name)
@@ -168,7 +168,7 @@ def _update(
             f"{case.image}: {output} holds another scan called {case.name}, of {entry.cohort}; prepare into another "
             "store, or rename the subject"
         )
-    removed = _remove(output, possible.keys() - wanted.keys())
+    removed = sum(slice_store.delete_scan(output, name) for name in possible.keys() - wanted.keys())
     stale: dict[str, str | None] = {}
     for name, contrast in wanted.items():
         entry = slice_store.read_entry(output, name)
@@ -207,6 +207,6 @@ def _update(
     return True, removed
 
 
-def _remove(output: Path, names: Iterable[str]) -> int:
-    """Take scans out of the store; how many were in."""
-    return sum(slice_store.remove_entry(output, name) for name in names)
+def _remove(output: Path, names: Iterable[str]) -> None:
+    for name in names:
+        slice_store.remove_entry(output, name)

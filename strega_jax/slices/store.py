@@ -106,12 +106,16 @@ def read_entry(store: Path, name: str) -> Entry | None:
         return None  # of another schema, or damaged: prepared anew
 
 
-def remove_entry(store: Path, name: str) -> bool:
-    """Take a scan out of the store, whether it was in; its record first, so that it is never half there."""
-    record = store / "scans" / f"{name}.json"
-    there = record.exists()
-    record.unlink(missing_ok=True)
-    record.with_suffix(".npy").unlink(missing_ok=True)
+def remove_entry(store: Path, name: str) -> None:
+    """Make a scan incomplete, before it is prepared anew: should that fail, nothing outdated stays."""
+    (store / "scans" / f"{name}.json").unlink(missing_ok=True)
+
+
+def delete_scan(store: Path, name: str) -> bool:
+    """Delete a scan for good, its slices as well; whether it was there."""
+    there = (store / "scans" / f"{name}.json").exists()
+    remove_entry(store, name)
+    (store / "scans" / f"{name}.npy").unlink(missing_ok=True)
     return there
 
 

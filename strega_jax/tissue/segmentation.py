@@ -16,7 +16,7 @@ from strega_jax import memory
 from strega_jax.boxes import bounding_box
 from strega_jax.errors import ConfigError
 from strega_jax.forked import require_own_threads
-from strega_jax.programs import SAME_BITS, Program
+from strega_jax.programs import BY_MLIR, Program
 from strega_jax.scans.contrast import CONTRASTS, NAMES, Contrast
 from strega_jax.tissue import bias as bias_field
 from strega_jax.tissue import checks, hmrf, mixel
@@ -249,7 +249,7 @@ def _rounds(schedule: Schedule) -> _Round:
     return _Round(*(cast(Array, np.array(column, kind)) for column, kind in zip(columns, kinds, strict=True)))
 
 
-@functools.partial(Program, options=SAME_BITS)
+@functools.partial(Program, options=BY_MLIR)
 def _expectation_maximisation(
     image: Float[Array, "x y z"],
     mask: Bool[Array, "x y z"],
