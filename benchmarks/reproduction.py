@@ -80,7 +80,8 @@ class Step:
 
 
 HEALTHY = {"threshold": "healthy", "false_positive_rate": 0.01}
-OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appearance_mm": 0.0}
+OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "grow_probability": 0.0,
+        "appearance_mm": 0.0}  # fmt: skip
 PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
 LETTER = {"threshold": "otsu", "scope": "slice", "min_area_px": 0, "min_area_mm2": 256.0}
 STEPS = {

@@ -51,7 +51,8 @@ BUDGETS: dict[str, tuple[int, dict[str, Any]]] = {
 VARIANCE = 0.05
 WITH_VARIANCE = ("vae", "ce_vae", "vq_vae", "gm_vae")
 # These have a residual of their own, or none.
-WITHOUT_RESIDUAL = ("atlas_judge", "cce_vae_judge", "cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
+WITH_JUDGE = ("atlas_judge", "cce_vae_judge")
+WITHOUT_RESIDUAL = (*WITH_JUDGE, "cce_vae", "intensity_threshold", "tissue_class", "tissue_atlas")
 BATCH = 32
 
 
@@ -88,7 +89,8 @@ def _postprocess(name: str, default: Run, own: Run) -> Postprocess:
     if name == "tissue_class":
         return own.postprocess
     clip = default.model["residual_scale"] if name == "cce_vae" or name not in WITHOUT_RESIDUAL else 0.0
-    return dataclasses.replace(default.postprocess, clip=clip)
+    sure = default.postprocess.grow_probability if name in WITH_JUDGE else 0.0
+    return dataclasses.replace(default.postprocess, clip=clip, grow_probability=sure)
 
 
 def _run_of(name: str) -> Run:

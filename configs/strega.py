@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
                 low_fraction=0.3,
                 min_volume_ml=2.0,
                 appearance_mm=15.0,
+                grow_probability=0.8,
             ),
             data=Data(rendered=("T1ce", "T2w", "FLAIR")),
         )

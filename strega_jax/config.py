@@ -155,6 +155,9 @@ class Postprocess:
     min_volume_ml: NotNegative = 0.0  # smaller 3-D components (26-connected) are dropped
     # in the end detections take in what looks like them, up to this far away, and lose what does not; 0: they do not
     appearance_mm: NotNegative = 0.0
+    # before that, and as far, they take in what a judge calls foreign with more than this probability, in scans whose
+    # tissues have the training contrast's order of brightness (T1w, T1ce); 0: they do not
+    grow_probability: BelowOne = 0.0
     # FLAIR: marked too is white matter that is brighter than all but this share of the same scan's grey matter, from
     # 0.05 ml on; 0: it is not
     bright_lesions: BelowOne = 0.0

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from small_workdir import RUN
 
 from strega_jax.config import Postprocess
+from strega_jax.detection import detect
 from strega_jax.detection.contrast_calibration import calibrate_contrasts
 from strega_jax.detection.detect import anomaly_map, detect_slices
 from strega_jax.errors import CheckpointError, ConfigError
@@ -21,6 +23,7 @@ from strega_jax.models.calibration import (
     load_calibration,
     save_calibration,
 )  # fmt: skip
+from strega_jax.models.scorer import Scores
 from strega_jax.postprocess import healthy_thresholds
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.scan import Scan
@@ -38,11 +41,18 @@ class Fluid:
     about: Any = type("About", (), {"preprocess": RUN.preprocess, "run": RUN})
     source = "runs/fluid"
 
-    def score(self, images: Any, position: Any) -> tuple[Any, Any]:
-        return images[..., 0], images
+    def score(self, images: Any, position: Any) -> Scores:
+        return Scores(images[..., 0], images, None)
 
     def fingerprint(self) -> str:
         return "fluid"
+
+
+class Sure(Fluid):
+    """The same; grey matter is what it is sure of."""
+
+    def score(self, images: Any, position: Any) -> Scores:
+        return Scores(images[..., 0], images, images[..., 1])
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +120,33 @@ def test_seeds_reach_the_least_score_where_healthy_brains_score_less(scan):
         assert (found.score[found.mask] > value).any()
     # The other thresholds have no seeds.
     assert calibration.threshold(dataclasses.replace(settings, threshold="healthy"), "T2w") == pytest.approx(0.2)
+
+
+def test_detections_take_in_what_the_judge_is_sure_of_where_tissues_have_the_training_order(scan):
+    calibration = Calibration(SETTINGS.refinement, 2, (0.001, 0.1), (0.9, 0.5))
+    slices = preprocess(scan, RUN.preprocess)
+    seen: list[Any] = []
+
+    def mask_of(contrast: str, grow: float, model: Any = None) -> Any:
+        settings = dataclasses.replace(SETTINGS, min_volume_ml=1.0, grow_probability=grow, appearance_mm=4.0)
+        of = dataclasses.replace(scan, contrast=contrast)
+        return detect_slices(model or Sure(), of, slices, settings, calibration).mask
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detect, "enhancing", lambda *_: None)
+        patch.setattr(detect, "refine_by_appearance", lambda mask, *rest: seen.append(rest) or mask)
+        bare, unnamed = mask_of("T1w", 0.0), mask_of("", 0.8)
+        grown = {contrast: mask_of(contrast, 0.8) for contrast in ("T1w", "T1ce", "T2w", "FLAIR", "PD")}
+        with pytest.raises(ConfigError, match="needs a detector with a judge"):
+            mask_of("T1w", 0.8, Fluid())
+    assert len(seen) == 7  # it is done before
+    sure = (slices.back(slices.images[..., 1]) > 0.8) & slices.brain
+    near = ndimage.distance_transform_edt(~bare, sampling=scan.spacing_mm) <= 4.0
+    joined = ndimage.binary_propagation(bare, np.ones((3, 3, 3)), bare | (sure & near))
+    assert bare.sum() < joined.sum() < (bare | sure).sum()
+    for name, mask in grown.items():
+        np.testing.assert_array_equal(mask, joined if name in ("T1w", "T1ce") else bare)
+    np.testing.assert_array_equal(unnamed, joined)
 
 
 def test_calibrations_are_kept_on_disk_and_those_without_contrasts_still_read(tmp_path):

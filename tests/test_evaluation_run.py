@@ -16,6 +16,7 @@ from strega_jax.models.about import About
 from strega_jax.models.calibration import calibrate
 from strega_jax.models.opened import Opened
 from strega_jax.models.reference import make_reference
+from strega_jax.models.scorer import Scores
 from strega_jax.postprocess import healthy_thresholds
 from strega_jax.scans.files import write_json
 from strega_jax.scans.splits import SplitRule, common_rule, subject_splits
@@ -37,8 +38,8 @@ class Model:
     def about(self) -> About:
         return About(self.run, self.run.preprocess, Normalisation((0.0,) * 3, (1.0,) * 3), (32, 32, 3), 8, 4, 40)
 
-    def score(self, images: Any, position: Any) -> tuple[Any, Any]:
-        return images[..., 2], images * 0.5
+    def score(self, images: Any, position: Any) -> Scores:
+        return Scores(images[..., 2], images * 0.5, None)
 
     def fingerprint(self) -> str:
         return "model"

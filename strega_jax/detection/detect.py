@@ -1,7 +1,7 @@
 """Scan in, mask out: the whole pipeline for one scan."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from strega_jax import memory
 from strega_jax.config import Postprocess, Preprocess
@@ -10,9 +10,9 @@ from strega_jax.detection.enhancing import enhancing
 from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
-from strega_jax.models.scorer import Scorer
-from strega_jax.postprocess import mask_from_score, refine_by_appearance, refine_scores
-from strega_jax.scans.contrast import ENHANCED_CONTRAST
+from strega_jax.models.scorer import Scorer, Scores
+from strega_jax.postprocess import grow_into, mask_from_score, refine_by_appearance, refine_scores
+from strega_jax.scans.contrast import ENHANCED_CONTRAST, of_one_order
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume, preprocess
@@ -54,12 +54,13 @@ def detect_slices(
     samples: int = 0,
 ) -> Detection:
     """`detect_scan` for a scan that is preprocessed already."""
-    score, reconstruction = anomaly_map(model, scan, slices, settings)
+    score, found = anomaly_map(model, scan, slices, settings)
     memory.give_back_after_fine(scan.data.size)
     threshold = healthy_value(settings, calibration, scan.contrast)
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
     memory.give_back_after_fine(scan.data.size)
     if settings.appearance_mm:
+        mask = _grown(mask, scan, slices, found.probability, settings, model.about.preprocess.contrast)
         mask = refine_by_appearance(mask, [scan.data], slices.brain, scan.spacing_mm, settings.appearance_mm)
     mask = mask | bright_lesions(scan, slices, settings)
     uncertainty = None
@@ -70,15 +71,40 @@ def detect_slices(
     source = "" if calibration is None or threshold is None else calibration.source(settings, scan.contrast)
     enhanced = scan.contrast == ENHANCED_CONTRAST
     part = enhancing(scan.data, slices.tissue, mask, scan.spacing_mm) if enhanced else None
-    return Detection(scan, slices, reconstruction, score, mask, uncertainty, threshold, source, part)
+    return Detection(scan, slices, found.reconstruction, score, mask, uncertainty, threshold, source, part)
 
 
 def anomaly_map(
     model: Scorer, scan: Scan, slices: SliceVolume, settings: Postprocess
-) -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "k h w c"]]:
-    """Refined scores on the scan's canonical grid, 0 outside the brain; and the network's reconstruction."""
-    scores, reconstruction = model.score(slices.images, slices.position)
-    return slices.back(_refined(scores, scan, slices, model, settings)), reconstruction
+) -> tuple[Float[np.ndarray, "x y z"], Scores]:
+    """Refined scores on the scan's canonical grid, 0 outside the brain; and what the network says of its slices."""
+    found = model.score(slices.images, slices.position)
+    return slices.back(_refined(found.score, scan, slices, model, settings)), found
+
+
+def _grown(
+    mask: Bool[np.ndarray, "x y z"],
+    scan: Scan,
+    slices: SliceVolume,
+    probability: Float[np.ndarray, "k h w"] | None,
+    settings: Postprocess,
+    trained: str,
+) -> Bool[np.ndarray, "x y z"]:
+    """The mask with what the judge is sure of beside it.
+
+    Where tissues are in another order, a judge is as sure of much that the segmentation made.
+    """
+    if not settings.grow_probability or not of_one_order(scan.contrast or trained, trained):
+        return mask
+    if probability is None:
+        raise ConfigError(
+            "config field postprocess.grow_probability needs a detector with a judge (atlas_judge, cce_vae_judge); set "
+            "it to 0"
+        )
+    if not mask.any():
+        return mask
+    sure = (slices.back(probability) > settings.grow_probability) & slices.brain
+    return grow_into(mask, sure, scan.spacing_mm, settings.appearance_mm)
 
 
 def _refined(

@@ -58,8 +58,14 @@ class AtlasJudge(Judged):
 
     def score(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Float[Array, "b h w"]:
         """Image − mean, brightened and scaled, times the judge's probability; ≥ 0, 0 outside the brain."""
+        return self.score_of_probability(variables, batch, key, self.probability(variables, batch))
+
+    def score_of_probability(
+        self, variables: Variables, batch: Batch, key: PRNGKeyArray, probability: Float[Array, "b h w"]
+    ) -> Float[Array, "b h w"]:
+        """`score`, given what the judge says."""
         residual = self.residual(batch["images"], self.reconstruct(variables, batch), batch["brain"])
-        return self.weighed(residual, self.probability(variables, batch), batch, self._usual(variables, batch))
+        return self.weighed(residual, probability, batch, self._usual(variables, batch))
 
     def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
         """How sure the judge is that a pixel is foreign."""

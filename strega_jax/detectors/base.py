@@ -64,6 +64,21 @@ class FittedAfterTraining(Protocol):
 
 
 @runtime_checkable
+class Judging(Protocol):
+    """A detector whose score is weighed by how sure it is that a pixel is foreign."""
+
+    def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
+        """How sure it is, 0 to 1; 0 outside the brain."""
+        ...
+
+    def score_of_probability(
+        self, variables: Variables, batch: Batch, key: PRNGKeyArray, probability: Float[Array, "b h w"]
+    ) -> Float[Array, "b h w"]:
+        """What `score` returns, given what `probability` returned for the same batch."""
+        ...
+
+
+@runtime_checkable
 class Restoring(Protocol):
     """A detector whose score is read off its reconstruction, which costs too much to be made twice."""
 

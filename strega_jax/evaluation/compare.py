@@ -26,7 +26,7 @@ from strega_jax.evaluation.table import files_hash, write_csv
 from strega_jax.failures import Failures
 from strega_jax.models.opened import SHIPPED
 from strega_jax.models.opening import open_model
-from strega_jax.models.scorer import Scorer
+from strega_jax.models.scorer import Scorer, Scores
 from strega_jax.scans.case import Case
 from strega_jax.scans.files import PathLike, find_beside
 from strega_jax.training.metrics import FILE, read_metrics
@@ -53,9 +53,7 @@ class TimedModel:
         """The model's."""
         return self.model.source
 
-    def score(
-        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
-    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
+    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
         """As the model's."""
         begin = time.perf_counter()
         result = self.model.score(images, position)

@@ -2,14 +2,14 @@
 
 The file is a zip archive: `about.json` with the settings of preprocessing and postprocessing, what healthy brains
 score made a threshold, and the training cohort in numbers; and `network.stablehlo` or `network.onnx`, the program
-from stored slices to scores and reconstructions, with weights and normalisation inside.
+from stored slices to scores, reconstructions and, with a judge, probabilities, weights and normalisation inside.
 """
 
 import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.opened import Opened
 from strega_jax.models.reference import Reference
+from strega_jax.models.scorer import Scores, joined
 from strega_jax.scans.files import replacing
 from strega_jax.scans.splits import SplitRule
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = "about.json"
 NETWORK = {"stablehlo": "network.stablehlo", "onnx": "network.onnx"}
 # Slices scored at once. The program takes any number; one number means one compilation.
@@ -32,7 +33,7 @@ BATCH = 16
 # Fixed, so that the same model gives the same bytes.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
-Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Network = Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,8 @@ class ExportedModel:
     network: Network
     digest: str  # of the file's content
 
-    def score(
-        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
-    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
-        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too.
+    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
+        """What the model says of unnormalised slices.
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on.
@@ -68,16 +67,15 @@ class ExportedModel:
         require_own_threads()
         if images.shape[1:] != self.about.image_shape:
             raise CheckpointError(f"{self.source} takes slices of {self.about.image_shape}, not {images.shape[1:]}")
-        scores, reconstructions = [], []
+        batches = []
         for number, start in enumerate(range(0, len(images), BATCH)):
             part, height = images[start : start + BATCH], position[start : start + BATCH]
             missing = BATCH - len(part)
             part = np.pad(part.astype(np.float32), [(0, missing), (0, 0), (0, 0), (0, 0)])
             height = np.pad(height.astype(np.float32), (0, missing))
-            score, reconstruction = self.network(part, height, np.array(number, np.int32))
-            scores.append(np.asarray(score)[: BATCH - missing])
-            reconstructions.append(np.asarray(reconstruction)[: BATCH - missing])
-        return np.concatenate(scores), np.concatenate(reconstructions)
+            found = self.network(part, height, np.array(number, np.int32))
+            batches.append([np.asarray(of)[: BATCH - missing] for of in found])
+        return joined(batches)
 
     def fingerprint(self) -> str:
         """A text that changes with the file's content."""
@@ -108,7 +106,9 @@ def load_exported(path: Path) -> Opened:
             text = archive.read(ABOUT)
             fields = json.loads(text)
             if fields["format"] != FORMAT:
-                raise CheckpointError(f"{path}: format {fields['format']}, this version reads {FORMAT}")
+                raise CheckpointError(
+                    f"{path}: format {fields['format']}, this version reads {FORMAT}; export its checkpoint again"
+                )
             kind, program = fields["kind"], archive.read(NETWORK[fields["kind"]])
         about = ExportedAbout(
             Run.from_mapping(fields["run"]),
@@ -145,10 +145,9 @@ def _onnx(program: bytes) -> Network:
     session = onnxruntime.InferenceSession(program, options, providers=onnxruntime.get_available_providers())
     names = [given.name for given in session.get_inputs()]
 
-    def run(images: np.ndarray, position: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray, position: np.ndarray, number: np.ndarray) -> Sequence[np.ndarray]:
         # What the network does not look at is no input of its graph.
         given = dict(zip(("images", "position", "number"), (images, position, number), strict=True))
-        score, reconstruction = session.run(None, {name: given[name] for name in names})
-        return np.asarray(score), np.asarray(reconstruction)
+        return [np.asarray(of) for of in session.run(None, {name: given[name] for name in names})]
 
     return run

@@ -42,13 +42,13 @@ def export_model(opened: Opened, output: Path, kind: str) -> None:
     write_exported(output, kind, network, about)
 
 
-def program_of(model: Model) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-    """Stored slices, their positions and the number of the batch → scores and unnormalised reconstructions."""
+def program_of(model: Model) -> Callable[[Array, Array, Array], tuple[Array, ...]]:
+    """Stored slices, their positions and the number of the batch → what `score_and_reconstruct` returns."""
     seed = model.about.run.seed
 
     def program(
         images: Float[Array, "b h w c"], position: Float[Array, " b"], number: Int[Array, ""]
-    ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w c"]]:
+    ) -> tuple[Array, ...]:
         key = jax.random.fold_in(jax.random.key(seed), number)
         raw = {"images": images, "position": position}
         return score_and_reconstruct(model.detector, model.about.normalisation, model.variables, raw, key)
@@ -80,7 +80,7 @@ def to_onnx(model: Model) -> bytes:
     # The score of such a model depends neither on the key nor on the batch's number.
     program = program_of(model)
 
-    def first(images: Float[Array, "b h w c"], position: Float[Array, " b"]) -> tuple[Array, Array]:
+    def first(images: Float[Array, "b h w c"], position: Float[Array, " b"]) -> tuple[Array, ...]:
         return program(images, position, jnp.zeros((), jnp.int32))
 
     inputs = [("B", *model.about.image_shape), ("B",)]

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
-from strega_jax.detectors.base import Batch, Detector, Restoring, Variables
+from strega_jax.detectors.base import Batch, Detector, Judging, Restoring, Variables
 from strega_jax.errors import CheckpointError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
 from strega_jax.models.batches import padded_batches, to_batch
+from strega_jax.models.scorer import Scores, joined
 from strega_jax.programs import Program
 from strega_jax.scans.files import PathLike, absolute
 from strega_jax.slices.store import Normalisation
@@ -39,10 +40,10 @@ class Model:
     source: str  # where it was loaded from
 
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[Array, Array]]:
+    def _program(self) -> Callable[..., tuple[Array, ...]]:
         """Compiled, for variables, one batch of slices and its number, by which it has its share of random numbers."""
 
-        def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, Array]:
+        def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, ...]:
             key = jax.random.fold_in(jax.random.key(self.about.run.seed), number)
             return score_and_reconstruct(self.detector, self.about.normalisation, variables, raw, key)
 
@@ -60,10 +61,8 @@ class Model:
                 f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"
             ) from error
 
-    def score(
-        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
-    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
-        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too.
+    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
+        """What the model says of unnormalised slices.
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on, or the weights of another one.
@@ -76,12 +75,11 @@ class Model:
                 f"these are {images.shape[1:]}; prepare them with the checkpoint's own settings"
             )
         images, position = images.astype(np.float32, copy=False), position.astype(np.float32, copy=False)
-        scores, reconstructions = [], []
+        batches = []
         for number, (raw, real) in enumerate(padded_batches(images, position, SCORING_BATCH)):
-            score, reconstruction = self._program(self.variables, raw, np.int32(number))
-            scores.append(np.asarray(score)[:real])
-            reconstructions.append(np.asarray(reconstruction)[:real])
-        return np.concatenate(scores), np.concatenate(reconstructions)
+            found = self._program(self.variables, raw, np.int32(number))
+            batches.append([np.asarray(of)[:real] for of in found])
+        return joined(batches)
 
     def fingerprint(self) -> str:
         """A text that changes with the weights and with the settings they were trained with."""
@@ -93,18 +91,20 @@ class Model:
 
 def score_and_reconstruct(
     detector: Detector, normalisation: Normalisation, variables: Variables, raw: dict[str, Array], key: Array
-) -> tuple[Float[Array, "b h w"], Float[Array, "b h w c"]]:
-    """Stored slices → scores and unnormalised reconstructions; the program that prediction runs."""
+) -> tuple[Array, ...]:
+    """Stored slices → arrays as in `Scores`, two or, of a detector that judges, three; the program of prediction."""
     batch: Batch = to_batch(raw, normalisation)
     shape = (1, 1, 1, batch["images"].shape[-1])
     std = jnp.reshape(jnp.array(normalisation.std, jnp.float32), shape)
     mean = jnp.reshape(jnp.array(normalisation.mean, jnp.float32), shape)
     expected = detector.reconstruct(variables, batch)
+    shown = (expected * std + mean) * batch["brain"][..., None]
+    if isinstance(detector, Judging):
+        probability = detector.probability(variables, batch)
+        return detector.score_of_probability(variables, batch, key, probability), shown, probability
     if isinstance(detector, Restoring):
-        score = detector.score_of_reconstruction(batch, expected)
-    else:
-        score = detector.score(variables, batch, key)
-    return score, (expected * std + mean) * batch["brain"][..., None]
+        return detector.score_of_reconstruction(batch, expected), shown
+    return detector.score(variables, batch, key), shown
 
 
 def load_model(path: PathLike) -> Model:

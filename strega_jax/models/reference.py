@@ -81,7 +81,7 @@ def make_reference(model: "Model", store: "SliceStore") -> Reference:
     errors = []
     for entry in order[:RECONSTRUCTED_SCANS]:
         images = np.asarray(store.array(entry), np.float32)
-        _, reconstruction = model.score(images, np.array(entry.positions, np.float32))
+        reconstruction = model.score(images, np.array(entry.positions, np.float32)).reconstruction
         errors.append(slice_error(images, reconstruction))
     numbers = {name: Spread.of(tissue[:, c] / brain) for c, name in enumerate(("csf", "gm", "wm"))}
     numbers |= {"brain_ml": Spread.of(brain), "error": Spread.of(errors)}

@@ -1,9 +1,24 @@
 """What every trained model offers, however it was stored: slices in, anomaly scores out."""
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+
+
+class Scores(NamedTuple):
+    """What a model says of k slices; float32, 0 outside the brain."""
+
+    score: Float[np.ndarray, "k h w"]  # anomaly scores, ≥ 0
+    reconstruction: Float[np.ndarray, "k h w c"]  # healthy counterpart, unnormalised
+    probability: Float[np.ndarray, "k h w"] | None  # of a pixel to be foreign; None where the method has no judge
+
+
+def joined(batches: Sequence[Sequence[np.ndarray]]) -> Scores:
+    """What a program gave for batches of slices, one after the other: two or three arrays each, as in `Scores`."""
+    score, reconstruction, *judged = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return Scores(score, reconstruction, *(judged or [None]))
 
 
 @runtime_checkable
@@ -20,10 +35,8 @@ class Scorer(Protocol):
         """The file or folder it was loaded from."""
         ...
 
-    def score(
-        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]
-    ) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k h w c"]]:
-        """Anomaly scores and healthy reconstructions of unnormalised slices; the latter unnormalised too."""
+    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
+        """What the model says of unnormalised slices."""
         ...
 
     def fingerprint(self) -> str:

@@ -56,6 +56,14 @@ def require_contrast(text: str) -> Contrast:
     return name
 
 
+def of_one_order(contrast: str, other: str) -> bool:
+    """Whether tissues are told apart in both contrasts and have one order of brightness; a contrast is like itself."""
+    if contrast == other:
+        return True
+    rows = [CONTRASTS[name] for of in (contrast, other) if (name := contrast_named(of))]
+    return len(rows) == 2 and all(row.tissues for row in rows) and rows[0].fluid_bright == rows[1].fluid_bright
+
+
 def tissue_contrasts() -> tuple[Contrast, ...]:
     """The contrasts whose segmentation tells tissues apart."""
     return tuple(name for name, row in CONTRASTS.items() if row.tissues)
