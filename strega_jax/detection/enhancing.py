@@ -47,6 +47,19 @@ def enhancing(
         ScanError: fluid is not darker than white matter beside the mask.
     """
     marked = np.zeros(mask.shape, bool)
+    around = _widened(tissue.seg > 0, spacing_mm)  # a brain fills a third of its image or less
+    if around is not None:
+        marked[around] = _enhancing(image[around], tissue.part(around), mask[around], spacing_mm)
+    return marked
+
+
+def _enhancing(
+    image: Float[np.ndarray, "x y z"],
+    tissue: TissueMap,
+    mask: Bool[np.ndarray, "x y z"],
+    spacing_mm: tuple[float, float, float],
+) -> Bool[np.ndarray, "x y z"]:
+    marked = np.zeros(mask.shape, bool)
     box = _widened(mask, spacing_mm)
     if box is None:
         return marked

@@ -89,9 +89,10 @@ def measure(detection: Detection) -> dict[str, float]:
 
     Without `gm` and `wm` where the contrast does not tell them apart.
     """
-    pve = detection.slices.tissue.pve
-    brain = float(pve.sum())
-    seen = {name: float(pve[..., c].sum()) / brain for c, name in enumerate(("csf", "gm", "wm"))}
+    pve = detection.slices.tissue.pve[bounding_box(detection.slices.brain) or ...]
+    sums = [float(pve[..., c].sum()) for c in range(3)]
+    brain = sum(sums)
+    seen = {name: of / brain for name, of in zip(("csf", "gm", "wm"), sums, strict=True)}
     error = slice_error(detection.slices.images, detection.reconstruction)
     if detection.slices.grey_from_template:
         seen = {"csf": seen["csf"]}
@@ -231,6 +232,8 @@ def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[QualityW
 
 def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
     flags = []
+    box = bounding_box(brain) or ...
+    image, brain = image[box], brain[box]
     for axis, name in enumerate(("sagittal", "coronal", "axial")):
         others = tuple({0, 1, 2} - {axis})
         area = brain.sum(axis=others)

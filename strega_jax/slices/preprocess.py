@@ -105,7 +105,7 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     if indices.size == 0:
         raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
     borrowed = _is_borrowed(contrast, settings)
-    image, there = scan.data[box], _part(tissue, box)
+    image, there = scan.data[box], tissue.part(box)
     maps = [there.pve[..., 0], beyond_tissue(image, there)] if borrowed else _channels(image, there, settings)
 
     def sampled(channel: np.ndarray) -> np.ndarray:
@@ -156,12 +156,6 @@ def _grid(
     if settings.grid == "fixed":
         return fixed_grid(scan, brain, settings)
     return whole_slice_grid(scan, settings)
-
-
-def _part(tissue: TissueMap, box: tuple[slice, ...]) -> TissueMap:
-    """What a box of the scan holds."""
-    volumes = ("seg", "pveseg", "pve", "mixeltype", "bias", "restored")
-    return dataclasses.replace(tissue, **{name: getattr(tissue, name)[box] for name in volumes})
 
 
 def _channels(

@@ -85,6 +85,11 @@ class TissueMap:
     means: Float[np.ndarray, "k"]
     variances: Float[np.ndarray, "k"]
 
+    def part(self, box: tuple[slice, ...]) -> "TissueMap":
+        """What a box of the scan holds."""
+        volumes = ("seg", "pveseg", "pve", "mixeltype", "bias", "restored")
+        return dataclasses.replace(self, **{name: getattr(self, name)[box] for name in volumes})
+
 
 def segment(
     image: Float[np.ndarray, "x y z"],
