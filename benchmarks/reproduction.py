@@ -62,6 +62,7 @@ RUNS = {
     "CSF class of the tissue map alone": {"here": ("default", "default")},
 }
 CSF = "tissue class CSF"
+SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.training.validate_every=100"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
 TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
 
@@ -73,6 +74,7 @@ class Step:
     what: str
     settings: Mapping[str, Any] | None = None  # None: the config's
     workdir: str = ""  # of the weights; empty: the packaged ones
+    network: str = ""  # flags with which they were trained, and are evaluated, beside those of the short training
 
     def flags(self) -> str:
         """As `strega_jax.train` takes them."""
@@ -80,10 +82,20 @@ class Step:
 
 
 HEALTHY = {"threshold": "healthy", "false_positive_rate": 0.01}
-OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "grow_probability": 0.0,
-        "appearance_mm": 0.0}  # fmt: skip
+OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appearance_mm": 0.0}
 PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
 LETTER = {"threshold": "otsu", "scope": "slice", "min_area_px": 0, "min_area_mm2": 256.0}
+# Each with those before it.
+WINDOWED = "--config.model.sign=negative --config.preprocess.window_percentiles='(3.0,90.0)'"
+TEMPLATE = (
+    f"{WINDOWED} --config.preprocess.grid=template --config.preprocess.field_of_view_mm=192.0 "
+    "--config.preprocess.slice_spacing_mm=2.0"
+)
+UNIT = f"{TEMPLATE} --config.preprocess.normalise=unit"
+FRACTIONS = (
+    f"{UNIT} --config.preprocess.representation=fractions --config.model.sign=contrast "
+    "--config.model.channel_weights='(2.0,1.0,0.0)'"
+)
 STEPS = {
     PAPER_T1: Step("all as described: `configs/paper_t1.py`", workdir=PAPER_T1),
     "paper_t1_healthy": Step("the same, but the threshold that 1 % of healthy voxels exceed", workdir=PAPER_T1),
@@ -99,6 +111,20 @@ STEPS = {
         "short_negative",
     ),
     "short_absolute": Step("… absolute residual", LETTER, "short_absolute"),
+    "windowed": Step(
+        "`short_negative`, trained on tissue maps of windowed intensities: cut at the 3rd and the 90th percentile",
+        LETTER,
+        "windowed",
+        WINDOWED,
+    ),
+    "template": Step("… on slices of 192 mm, 2 mm apart, in template space", LETTER, "template", TEMPLATE),
+    "unit": Step("… not normalised to zero mean and unit variance", LETTER, "unit", UNIT),
+    "fractions": Step(
+        "… on fractions of CSF, GM and WM; more CSF (twofold) and GM than expected count as anomalous",
+        LETTER,
+        "fractions",
+        FRACTIONS,
+    ),
     "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | {"scope": "slice"}),
     "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
     "otsu_volume_refined": Step("anomaly map smoothed, mirror image subtracted", OTSU | {"scope": "volume"}),
@@ -191,14 +217,17 @@ def commands() -> list[str]:
     lines = ["```bash"]
     for weights, told in (
         (packaged, lambda step: not step.workdir),
-        (paper, lambda step: step.workdir and step.settings),
+        (paper, lambda step: step.settings and step.workdir and not step.network),
+        (f"{paper} NETWORK", lambda step: step.network),
     ):
         lines.append(f"python -m strega_jax.train --evaluate {weights} \\\n{places}")
         for name, step in STEPS.items():
             if told(step):
                 where = f"WORKDIR={step.workdir} " if step.workdir else ""
+                where += f'NETWORK="{step.network}" ' if step.network else ""
                 lines.append(f"# {name}: {where}{step.flags() or 'no flags'}")
-    return [*lines, "```"]
+    training = paper.replace("--checkpoint", "--workdir").replace("--config.data.store=runs/WORKDIR/store", SHORTENED)
+    return [*lines, "# the last of them trained before with", f"python -m strega_jax.train {training} NETWORK", "```"]
 
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:

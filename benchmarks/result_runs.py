@@ -11,9 +11,11 @@ RUNS = {
     "oasis": "python -m strega_jax.predict --input=oasis/ --output=results/oasis --nopages",
     "rendered": "python -m strega_jax.predict --input=rendered/ --output=results/rendered --nopages",
     "spots": "python -m strega_jax.compare --data=spots/ --output=results/spots",
+    "seeds": """python -m strega_jax.compare --checkpoints=strega_jax/weights,runs/strega_seed1,runs/strega_seed2 \\
+    --postprocess=value=0.25 --data=brats/,stroke/,eq15/ --controls=ixi/ --controls_split=dev --output=results/seeds""",
     "trainings": """python -m strega_jax.compare --checkpoints=strega_jax/weights,runs/strega_seed1,runs/strega_seed2,\\
-runs/plain_seed0,runs/plain_seed1,runs/plain_seed2 --postprocess=value=0.25 --data=brats/,stroke/,eq15/ \\
-    --controls=ixi/ --controls_split=dev --output=results/trainings""",
+runs/plain_seed0,runs/plain_seed1,runs/plain_seed2 --postprocess=value=0.25,grow_probability=0.0 \\
+    --data=brats/,stroke/,eq15/ --controls=ixi/ --controls_split=dev --output=results/trainings""",
     "small": "python -m strega_jax.compare --fuse --postprocess=small --data=ms/,brats/ --output=results/small",
     "othersite_small": """python -m strega_jax.predict --postprocess=small --input=othersite/ --contrast=FLAIR \\
     --output=results/othersite_small --nopages""",
@@ -34,4 +36,4 @@ TRAINED = (
     """python -m strega_jax.train --config=strega --config.seed=N --config.data.scans=ixi/ \\
     --config.data.rendered="()" --workdir=runs/plain_seedN""",
 )
-"""What made the checkpoints of the run `trainings`."""
+"""What made the checkpoints of the runs `seeds` and `trainings`."""

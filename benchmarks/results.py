@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,12 @@ from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, b
 
 KEPT = Path(__file__).parent / "results"
 
-TRAININGS = {"weights": "as the default", "plain": "without rendered contrasts"}
-"""Method of the run `trainings` → its column."""
+TRAININGS = {
+    ("seeds", "weights"): "the default",
+    ("trainings", "weights"): "not grown by probability",
+    ("trainings", "plain"): "nor trained on rendered contrasts",
+}
+"""Run and method → its column; each is what the one before is not."""
 TRAINED_ON = (*(f"brats {contrast}" for contrast in ("FLAIR", "T2w", "T1ce", "T1w")), "stroke T2w", "eq15 T1w")
 BASELINES = ("tissue class CSF", "tissue class GM", "tissue class WM", "intensity threshold")
 COHORTS = (
@@ -169,15 +174,21 @@ def difference(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, 
 
 
 def trainings_table(stored: Stored) -> list[str]:
-    """Dice of each cohort, mean of the trainings with three seeds ± SD between them; and what is marked in health."""
-    lines = [f"| | {' | '.join(TRAININGS.values())} | the default's is higher by |", "|---" * 4 + "|"]
+    """Dice of each cohort, mean of the trainings with three seeds ± SD between them; and what is marked in health.
+
+    After a column, by how much the one before is higher.
+    """
+    first, *others = TRAININGS.values()
+    told = " | ".join(f"{name} | by which lower" for name in others)
+    lines = [f"| | {first} | {told} |", "|---" * (2 + 2 * len(others)) + "|"]
     for cohort in TRAINED_ON:
-        rows = [stored.rows("trainings", cohort, method) for method in TRAININGS]
-        cells = [over_seeds(of, "dice", 3) for of in rows]
-        lines.append(f"| {cohort}, Dice | {' | '.join(cells)} | {difference(*rows)} |")
-    healthy = [stored.rows("trainings", "controls T1w", method) for method in TRAININGS]
-    lines.append(f"| 20 of IXI, held out, ml | {' | '.join(over_seeds(of, 'marked_ml', 1) for of in healthy)} | – |")
-    return lines
+        rows = [stored.rows(run, cohort, method) for run, method in TRAININGS]
+        cells = [over_seeds(rows[0], "dice", 3)]
+        for before, after in itertools.pairwise(rows):
+            cells += [over_seeds(after, "dice", 3), difference(before, after)]
+        lines.append(f"| {cohort}, Dice | {' | '.join(cells)} |")
+    healthy = [over_seeds(stored.rows(run, "controls T1w", method), "marked_ml", 1) for run, method in TRAININGS]
+    return [*lines, f"| 20 of IXI, held out, ml | {' | – | '.join(healthy)} | – |"]
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], metric: str, digits: int) -> str:
