@@ -24,7 +24,7 @@ from strega_jax.models.calibration import (
     save_calibration,
 )  # fmt: skip
 from strega_jax.models.scorer import Scores
-from strega_jax.postprocess import healthy_thresholds
+from strega_jax.postprocess import extent, healthy_thresholds
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.scan import Scan
 from strega_jax.scans.source import open_scan
@@ -134,7 +134,7 @@ def test_detections_take_in_what_the_judge_is_sure_of_where_tissues_have_the_tra
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detect, "enhancing", lambda *_: None)
-        patch.setattr(detect, "refine_by_appearance", lambda mask, *rest: seen.append(rest) or mask)
+        patch.setattr(extent, "refine_by_appearance", lambda mask, *rest: seen.append(rest) or mask)
         bare, unnamed = mask_of("T1w", 0.0), mask_of("", 0.8)
         grown = {contrast: mask_of(contrast, 0.8) for contrast in ("T1w", "T1ce", "T2w", "FLAIR", "PD")}
         with pytest.raises(ConfigError, match="needs a detector with a judge"):

@@ -14,7 +14,7 @@ from small_workdir import small_workdir
 
 from strega_jax.config import Augment, Run
 from strega_jax.detectors import build, names
-from strega_jax.detectors.base import Batch, Detector, Restoring
+from strega_jax.detectors.base import Batch, Detector, Judging, Restoring
 from strega_jax.models.model import load_model, score_and_reconstruct
 from strega_jax.models.uncertainty import score_deviation
 from strega_jax.run_config import run_of
@@ -163,7 +163,11 @@ def test_it_trains_on_the_demo_cohort_restarts_exactly_and_its_checkpoint_predic
     jax.tree.map(np.testing.assert_array_equal, models[0].variables, models[1].variables)
     entry = store.entries[-1]
     images = np.asarray(store.array(entry), np.float32)
-    score, expected = models[0].score(images, np.array(entry.positions, np.float32))
+    score, expected, probability = models[0].score(images, np.array(entry.positions, np.float32))
+    assert (probability is not None) == isinstance(models[0].detector, Judging)
+    if probability is not None:
+        assert 0 <= probability.min() < probability.max() <= 1
+        assert (score <= probability).all()  # times a share of at most 1
     assert np.isfinite(score).all()
     assert np.isfinite(expected).all()
     assert score.max() > 0

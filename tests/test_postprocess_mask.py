@@ -11,7 +11,7 @@ from typechecked import unchecked
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
-from strega_jax.postprocess import grow_into, mask_from_score
+from strega_jax.postprocess import mask_from_score
 from strega_jax.postprocess.morphology import drop_small_areas
 
 SPACING = (1.0, 1.0, 1.0)
@@ -53,22 +53,6 @@ def test_dropping_components_is_area_opening(connectivity: int, area: int) -> No
     expected = [area_opening(s.astype(np.uint8), area, connectivity=connectivity // 4) for s in slices]
     got = drop_small_areas(slices, area, connectivity)  # pyright: ignore[reportArgumentType]
     np.testing.assert_array_equal(got, np.array(expected, bool))
-
-
-@pytest.mark.parametrize("reach", [2.5, 5.0, 40.0])
-def test_a_mask_grows_over_what_is_joined_to_it_and_no_farther_than_the_reach(reach: float) -> None:
-    rng, spacing = np.random.default_rng(3), np.array([1.0, 0.7, 2.0])
-    into = rng.random((14, 15, 9)) < 0.25
-    mask = np.zeros(into.shape, bool)
-    mask[5:7, 5:8, 4] = True
-    mask[0, 14, 8] = True
-    places, marked = (np.argwhere(of) * spacing for of in (np.ones_like(mask), mask))
-    distance = np.linalg.norm(places[:, None] - marked[None], axis=-1).min(axis=1).reshape(mask.shape)
-    allowed = mask | (into & (distance <= reach))
-    expected = ndimage.binary_propagation(mask, np.ones((3, 3, 3)), allowed)
-    assert mask.sum() < expected.sum() < allowed.sum()
-    np.testing.assert_array_equal(grow_into(mask, into, tuple(map(float, spacing)), reach), expected)
-    assert not grow_into(np.zeros_like(mask), into, (1.0, 1.0, 1.0), reach).any()
 
 
 def test_a_component_of_exactly_the_smallest_area_stays() -> None:

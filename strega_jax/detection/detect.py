@@ -11,7 +11,7 @@ from strega_jax.detection.found import Detection
 from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.scorer import Scorer, Scores
-from strega_jax.postprocess import grow_into, mask_from_score, refine_by_appearance, refine_scores
+from strega_jax.postprocess import decide_extent, mask_from_score, refine_scores
 from strega_jax.scans.contrast import ENHANCED_CONTRAST, of_one_order
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
@@ -60,8 +60,8 @@ def detect_slices(
     mask = mask_from_score(score, slices.brain, scan.spacing_mm, settings, healthy_threshold=threshold)
     memory.give_back_after_fine(scan.data.size)
     if settings.appearance_mm:
-        mask = _grown(mask, scan, slices, found.probability, settings, model.about.preprocess.contrast)
-        mask = refine_by_appearance(mask, [scan.data], slices.brain, scan.spacing_mm, settings.appearance_mm)
+        sure = _sure(mask, scan, slices, found.probability, settings, model.about.preprocess.contrast)
+        mask = decide_extent(mask, [scan.data], slices.brain, scan.spacing_mm, settings, sure)
     mask = mask | bright_lesions(scan, slices, settings)
     uncertainty = None
     if samples:
@@ -82,29 +82,28 @@ def anomaly_map(
     return slices.back(_refined(found.score, scan, slices, model, settings)), found
 
 
-def _grown(
+def _sure(
     mask: Bool[np.ndarray, "x y z"],
     scan: Scan,
     slices: SliceVolume,
     probability: Float[np.ndarray, "k h w"] | None,
     settings: Postprocess,
     trained: str,
-) -> Bool[np.ndarray, "x y z"]:
-    """The mask with what the judge is sure of beside it.
+) -> Bool[np.ndarray, "x y z"] | None:
+    """Where the judge is sure; None where that is not asked for, or nothing is detected.
 
-    Where tissues are in another order, a judge is as sure of much that the segmentation made.
+    Where tissues have another order of brightness, a judge is as sure of much that the segmentation made.
     """
     if not settings.grow_probability or not of_one_order(scan.contrast or trained, trained):
-        return mask
+        return None
     if probability is None:
         raise ConfigError(
             "config field postprocess.grow_probability needs a detector with a judge (atlas_judge, cce_vae_judge); set "
             "it to 0"
         )
     if not mask.any():
-        return mask
-    sure = (slices.back(probability) > settings.grow_probability) & slices.brain
-    return grow_into(mask, sure, scan.spacing_mm, settings.appearance_mm)
+        return None
+    return (slices.back(probability) > settings.grow_probability) & slices.brain
 
 
 def _refined(

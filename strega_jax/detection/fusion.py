@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from strega_jax.config import Postprocess
 from strega_jax.errors import ScanError
-from strega_jax.postprocess import mask_from_score, refine_by_appearance
+from strega_jax.postprocess import decide_extent, mask_from_score
 
 # A contrast that quality control warns of counts this much, beside one that it does not.
 WARNED_WEIGHT = 0.5
@@ -111,9 +111,8 @@ def fuse(
     x, y, z = (float(edge) for edge in np.linalg.norm(grid.affine[:3, :3], axis=0))
     threshold = threshold_of([one.contrast for one in used])
     mask = mask_from_score(score, grid.brain, (x, y, z), settings, healthy_threshold=threshold)
-    if settings.appearance_mm:
-        images = [one.image for one in used if one.seen[grid.brain].mean() >= WHOLE]
-        mask = refine_by_appearance(mask, images, grid.brain, (x, y, z), settings.appearance_mm)
+    images = [one.image for one in used if one.seen[grid.brain].mean() >= WHOLE]
+    mask = decide_extent(mask, images, grid.brain, (x, y, z), settings)
     return Fused(target, score, mask, threshold, {one.contrast: one.weight for one in used}, left_out)
 
 

@@ -6,9 +6,8 @@ from typing import Literal
 import cc3d
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
-from strega_jax.boxes import bounding_box, widened
+from strega_jax.boxes import bounding_box
 from strega_jax.config import Postprocess
 from strega_jax.errors import ConfigError, ScanError
 from strega_jax.postprocess.morphology import drop_small_areas, drop_small_volumes
@@ -96,30 +95,6 @@ def _thresholds(
         beside = int(np.prod(shape)) - slices.size
         thresholds = np.repeat(otsu_thresholds(slices.reshape(1, 1, -1), zeros_beside=beside), len(slices))
     return np.where(thresholds < settings.value, np.float32(np.inf), thresholds)
-
-
-def grow_into(
-    mask: Bool[np.ndarray, "x y z"],
-    into: Bool[np.ndarray, "x y z"],
-    spacing_mm: tuple[float, float, float],
-    reach_mm: float,
-) -> Bool[np.ndarray, "x y z"]:
-    """The mask and the voxels of `into` within reach that are joined to it, directly or by others (26-connected).
-
-    Args:
-        mask: where to begin.
-        into: where to go.
-        spacing_mm: voxel edges.
-        reach_mm: from the mask.
-    """
-    inner = bounding_box(mask)
-    if inner is None:
-        return mask
-    box = widened(inner, [int(np.ceil(reach_mm / mm)) for mm in spacing_mm], mask.shape)
-    distance: np.ndarray = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)  # pyright: ignore[reportAssignmentType]
-    grown = mask.copy()
-    grown[box] = components_with_seeds((into[box] & (distance <= reach_mm)) | mask[box], mask[box])
-    return grown
 
 
 def components_with_seeds(
