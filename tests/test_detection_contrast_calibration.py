@@ -128,7 +128,7 @@ def test_detections_take_in_what_the_judge_is_sure_of_where_tissues_have_the_tra
     seen: list[Any] = []
 
     def mask_of(contrast: str, grow: float, model: Any = None) -> Any:
-        settings = dataclasses.replace(SETTINGS, min_volume_ml=1.0, grow_probability=grow, appearance_mm=4.0)
+        settings = dataclasses.replace(SETTINGS, min_volume_ml=1.0, grow_probability=grow, appearance_mm=12.0)
         of = dataclasses.replace(scan, contrast=contrast)
         return detect_slices(model or Sure(), of, slices, settings, calibration).mask
 
@@ -141,7 +141,7 @@ def test_detections_take_in_what_the_judge_is_sure_of_where_tissues_have_the_tra
             mask_of("T1w", 0.8, Fluid())
     assert len(seen) == 7  # it is done before
     sure = (slices.back(slices.images[..., 1]) > 0.8) & slices.brain
-    near = ndimage.distance_transform_edt(~bare, sampling=scan.spacing_mm) <= 4.0
+    near = ndimage.distance_transform_edt(~bare, sampling=scan.spacing_mm) <= 12.0
     joined = ndimage.binary_propagation(bare, np.ones((3, 3, 3)), bare | (sure & near))
     assert bare.sum() < joined.sum() < (bare | sure).sum()
     for name, mask in grown.items():
