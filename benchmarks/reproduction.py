@@ -136,7 +136,9 @@ STEPS = {
         "seeds that 0.001 % of healthy voxels exceed, of 0.25 at least, grown to 0.3 of the peak",
         OTSU | {"threshold": "hysteresis"},
     ),
-    "default": Step("components from 2 ml, fitted to the patient's intensities: the default", {}),
+    "default": Step(
+        "components from 2 ml, grown over what the judge is sure of, fitted to intensities: the default", {}
+    ),
 }
 
 
@@ -227,7 +229,7 @@ def commands() -> list[str]:
                 where += f'NETWORK="{step.network}" ' if step.network else ""
                 lines.append(f"# {name}: {where}{step.flags() or 'no flags'}")
     training = paper.replace("--checkpoint", "--workdir").replace("--config.data.store=runs/WORKDIR/store", SHORTENED)
-    return [*lines, "# the last of them trained before with", f"python -m strega_jax.train {training} NETWORK", "```"]
+    return [*lines, "# those four were trained with", f"python -m strega_jax.train {training} NETWORK", "```"]
 
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
