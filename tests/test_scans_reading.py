@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -260,11 +261,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     write_volume(tmp_path / "a.nii", scan.data, scan)
     before = (tmp_path / "a.nii").read_bytes()
 
-    def disk_full(image: nibabel.Nifti1Image, path: Path) -> None:
-        path.write_bytes(image.to_bytes()[:500])
+    def disk_full(_: nibabel.Nifti1Image, file: BinaryIO) -> None:
+        file.write(bytes(500))
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(nibabel, "save", disk_full)
+    monkeypatch.setattr(nibabel.Nifti1Image, "to_stream", disk_full)
     with pytest.raises(OSError, match="no space"):
         write_volume(tmp_path / "a.nii", scan.data + 1, scan)
     assert (tmp_path / "a.nii").read_bytes() == before

@@ -141,12 +141,12 @@ def write_volume(path: str | os.PathLike[str], volume: Shaped[np.ndarray, "x y z
     if _distance_mm(image.get_qform(), like.native_affine, like.native_shape) > AFFINE_TOLERANCE_MM:
         image.set_qform(None, code=0)  # a qform cannot hold shears
     with replacing(path) as temporary, contextlib.ExitStack() as open_files:
+        file = open_files.enter_context(temporary.open("wb"))
         if temporary.name.lower().endswith(".gz"):
-            # A tenth of zlib's time. Without a time of day the same volume gives the same bytes.
-            file = igzip.IGzipFile(temporary, "wb", compresslevel=1, mtime=0)
-        else:
-            file = temporary.open("wb")
-        image.to_stream(open_files.enter_context(file))
+            # Less than half of zlib's time. Without name and time of day the same volume gives the same bytes.
+            packed = igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)
+            file = open_files.enter_context(packed)
+        image.to_stream(file)
 
 
 def same_grid(a: Scan, b: Scan) -> bool:

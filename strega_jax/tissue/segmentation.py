@@ -87,8 +87,7 @@ class TissueMap:
 
     def part(self, box: tuple[slice, ...]) -> "TissueMap":
         """What a box of the scan holds."""
-        volumes = ("seg", "pveseg", "pve", "mixeltype", "bias", "restored")
-        return dataclasses.replace(self, **{name: getattr(self, name)[box] for name in volumes})
+        return dataclasses.replace(self, **{of: x[box] for of, x in vars(self).items() if x.ndim >= 3})
 
 
 def segment(
