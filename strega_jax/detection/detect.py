@@ -12,7 +12,7 @@ from strega_jax.errors import ConfigError
 from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.scorer import Scorer, Scores
 from strega_jax.postprocess import decide_extent, mask_from_score, refine_scores
-from strega_jax.scans.contrast import ENHANCED_CONTRAST, of_one_order
+from strega_jax.scans.contrast import ENHANCED_CONTRAST, same_brightness_order
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.brain import brain_of
 from strega_jax.slices.preprocess import SliceVolume, preprocess
@@ -94,7 +94,7 @@ def _sure(
 
     Where tissues have another order of brightness, a judge is as sure of much that the segmentation made.
     """
-    if not settings.grow_probability or not of_one_order(scan.contrast or trained, trained):
+    if not settings.grow_probability or not same_brightness_order(scan.contrast or trained, trained):
         return None
     if probability is None:
         raise ConfigError(

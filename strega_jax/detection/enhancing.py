@@ -47,7 +47,7 @@ def enhancing(
         ScanError: fluid is not darker than white matter beside the mask.
     """
     marked = np.zeros(mask.shape, bool)
-    around = _widened(tissue.seg > 0, spacing_mm)  # a brain fills a third of its image or less
+    around = _widened(tissue.seg > 0, spacing_mm)  # much of an image is not brain
     if around is not None:
         marked[around] = _enhancing(image[around], tissue.part(around), mask[around], spacing_mm)
     return marked

@@ -56,7 +56,7 @@ def require_contrast(text: str) -> Contrast:
     return name
 
 
-def of_one_order(contrast: str, other: str) -> bool:
+def same_brightness_order(contrast: str, other: str) -> bool:
     """Whether tissues are told apart in both contrasts and have one order of brightness; a contrast is like itself."""
     if contrast == other:
         return True
