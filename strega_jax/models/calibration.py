@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +45,16 @@ class Calibration:
     rates: tuple[float, ...]  # share of voxels above …
     thresholds: tuple[float, ...]  # … this score
     contrasts: Mapping[str, HealthyScores] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
+        """Inverse of `dataclasses.asdict`, from JSON. Raises ValueError, KeyError, TypeError where it is none."""
+        tuples = {name: tuple(fields[name]) for name in ("rates", "thresholds")}
+        contrasts = {
+            name: HealthyScores(table["scans"], tuple(table["thresholds"]))
+            for name, table in fields.get("contrasts", {}).items()
+        }
+        return cls(**{**fields, **tuples, "contrasts": contrasts})
 
     def threshold(self, settings: Postprocess, contrast: str = "") -> float:
         """The refined score that `settings.false_positive_rate` of healthy brain voxels exceed, or `least_seed`.
@@ -109,13 +120,7 @@ def load_calibration(checkpoint: PathLike) -> Calibration | None:
     if path is None:
         return None
     try:
-        fields = json.loads(path.read_text())
-        fields |= {name: tuple(fields[name]) for name in ("rates", "thresholds")}
-        contrasts = {
-            name: HealthyScores(table["scans"], tuple(table["thresholds"]))
-            for name, table in fields.get("contrasts", {}).items()
-        }
-        return Calibration(**fields | {"contrasts": contrasts})
+        return Calibration.from_dict(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged or of another version ({error}); delete it and calibrate again with "

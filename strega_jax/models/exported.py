@@ -1,7 +1,7 @@
 """A model as one file, and what runs it: no flax, no orbax, no checkpoint.
 
 The file is a zip archive: `about.json` with the settings of preprocessing and postprocessing, what healthy brains
-score made a threshold, and the training cohort in numbers; and `network.stablehlo` or `network.onnx`, the program
+score in each contrast, and the training cohort in numbers; and `network.stablehlo` or `network.onnx`, the program
 from stored slices to scores, reconstructions and, with a judge, probabilities, weights and normalisation inside.
 """
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from strega_jax.config import Preprocess, Run, build_dataclass
 from strega_jax.errors import CheckpointError, ConfigError
 from strega_jax.forked import require_own_threads
+from strega_jax.models.calibration import Calibration
 from strega_jax.models.opened import Opened
 from strega_jax.models.reference import Reference
 from strega_jax.models.scorer import Scores, joined
@@ -84,7 +85,7 @@ class ExportedModel:
 
 def write_exported(path: Path, kind: str, network: bytes, about: dict[str, Any]) -> None:
     """Write the file; `about` holds `run`, `preprocess`, `image_shape`, `training_scans`, `training_slices`,
-    `split` and `reference` (these two or None)."""
+    `split`, `calibration` and `reference` (these three or None)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "kind": kind, **about}, indent=2)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -118,6 +119,7 @@ def load_exported(path: Path) -> Opened:
             int(fields["training_slices"]),
             build_dataclass(SplitRule, fields["split"], "split") if fields.get("split") else None,
         )
+        calibration = Calibration.from_dict(fields["calibration"]) if fields["calibration"] else None
         reference = Reference.from_dict(fields["reference"]) if fields["reference"] else None
         network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
     except OSError as error:
@@ -125,7 +127,7 @@ def load_exported(path: Path) -> Opened:
     except (ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
     digest = hashlib.sha256(text + program).hexdigest()
-    return Opened(ExportedModel(about, str(path), network, digest), None, reference)
+    return Opened(ExportedModel(about, str(path), network, digest), calibration, reference)
 
 
 def _stablehlo(program: bytes) -> Network:

@@ -10,9 +10,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float, Int
 
-from strega_jax.config import Run
 from strega_jax.errors import ConfigError
-from strega_jax.models.calibration import Calibration, healthy_value
 from strega_jax.models.exported import write_exported
 from strega_jax.models.model import Model, score_and_reconstruct
 from strega_jax.models.opened import Opened
@@ -31,12 +29,13 @@ def export_model(opened: Opened, output: Path, kind: str) -> None:
         raise ConfigError(f"{model.source} is an exported model already; give the checkpoint")
     network = to_stablehlo(model) if kind == "stablehlo" else to_onnx(model)
     about = {
-        "run": _with_fixed_threshold(model.about.run, opened.calibration).to_dict(),
+        "run": model.about.run.to_dict(),
         "preprocess": dataclasses.asdict(model.about.preprocess),
         "image_shape": list(model.about.image_shape),
         "training_scans": model.about.training_scans,
         "training_slices": model.about.training_slices,
         "split": model.about.split and dataclasses.asdict(model.about.split),
+        "calibration": opened.calibration and dataclasses.asdict(opened.calibration),
         "reference": opened.reference.to_dict() if opened.reference else None,
     }
     write_exported(output, kind, network, about)
@@ -86,12 +85,3 @@ def to_onnx(model: Model) -> bytes:
     inputs = [("B", *model.about.image_shape), ("B",)]
     graph: Any = convert(first, inputs=inputs, model_name="strega_jax", input_names=["images", "position"])
     return graph.SerializeToString()
-
-
-def _with_fixed_threshold(run: Run, calibration: Calibration | None) -> Run:
-    value = healthy_value(run.postprocess, calibration)
-    if value is None:
-        return run
-    kind = "hysteresis" if run.postprocess.threshold == "hysteresis" else "fixed"
-    postprocess = dataclasses.replace(run.postprocess, threshold=kind, value=value)
-    return dataclasses.replace(run, postprocess=postprocess)
