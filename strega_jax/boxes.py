@@ -1,9 +1,11 @@
-"""The box of an array that holds something."""
+"""The box of an array that holds something, and the blocks that an array can be cut into."""
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 
 def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
@@ -20,3 +22,30 @@ def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
 def widened(box: Sequence[slice], margin: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
     """The box with so many voxels around it along each axis, as far as the array goes."""
     return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(box, margin, shape, strict=True))
+
+
+def within_reach(
+    box: Sequence[slice], spacing_mm: Sequence[float], reach_mm: float, shape: Sequence[int]
+) -> tuple[slice, ...]:
+    """The box and so many millimetres around it, as far as the array goes."""
+    return widened(box, [math.ceil(reach_mm / mm) for mm in spacing_mm], shape)
+
+
+def block_sums(volume: Shaped[np.ndarray, "x y z *c"], block: Sequence[int]) -> Shaped[np.ndarray, "i j k *c"]:
+    """Sums over blocks of voxels, the last of each axis filled up with zeros; float32, or counts of a bool volume.
+
+    Args:
+        volume: the array.
+        block: voxels a block along the first three axes.
+    """
+    padding = [(0, -n % size) for n, size in zip(volume.shape[:3], block, strict=True)]
+    padded = np.pad(volume, [*padding, *((0, 0) for _ in volume.shape[3:])])
+    # One strided view after the other: NumPy reduces short axes slowly.
+    parts = (
+        padded[tuple(slice(start, None, size) for start, size in zip(first, block, strict=True))]
+        for first in itertools.product(*map(range, block))
+    )
+    total = next(parts).astype(np.int32 if volume.dtype == bool else np.float32)
+    for part in parts:
+        total += part
+    return total

@@ -14,7 +14,7 @@ from PIL import Image
 from strega_jax.detection.found import Detection
 from strega_jax.output.group import write_group
 from strega_jax.output.page import MEASURES, write_page
-from strega_jax.output.pictures import BOX, ENHANCED, MARK, slice_picture
+from strega_jax.output.pictures import BOX, ENHANCED, MARK, grey, slice_picture
 from strega_jax.output.write import summarise
 from strega_jax.scans.files import write_json
 from strega_jax.scans.scan import Scan
@@ -45,6 +45,10 @@ def detection() -> Detection:
         brain, tissue,
     )  # fmt: skip
     return Detection(scan, slices, slices.images, score, mask)
+
+
+def slices_of(detection):
+    return slice_picture(detection, grey(detection.scan.data, detection.slices.brain))
 
 
 def page_of(detection: Detection, folder: Path, name: str = "scan") -> Path:
@@ -182,7 +186,7 @@ def test_a_detection_thinner_than_a_pixel_of_the_picture_is_drawn(detection, axi
     scan = Scan.from_array(detection.scan.data, affine, Path("thick.nii.gz"))
     mask = np.zeros_like(detection.mask)
     mask[20, 25, 18] = True
-    picture = np.asarray(slice_picture(dataclasses.replace(detection, scan=scan, mask=mask)))
+    picture = np.asarray(slices_of(dataclasses.replace(detection, scan=scan, mask=mask)))
     assert any((picture == colour).all(axis=-1).any() for colour in (BOX, MARK))
 
 
@@ -192,7 +196,7 @@ def test_what_enhances_is_told_and_outlined(detection, tmp_path):
     assert f"<b>{part.sum() * 0.012:.2f} ml</b><span>of it enhancing</span>" in page
     assert "the part that enhances" in page
     assert "enhanc" not in page_of(detection, tmp_path, "plain").read_text().partition("<body")[2]
-    colours = [np.asarray(slice_picture(one)) for one in (detection, dataclasses.replace(detection, enhancing=part))]
+    colours = [np.asarray(slices_of(one)) for one in (detection, dataclasses.replace(detection, enhancing=part))]
     assert [bool((picture == ENHANCED).all(axis=-1).any()) for picture in colours] == [False, True]
 
 
@@ -206,4 +210,4 @@ def test_a_full_size_brain_stays_below_five_megabytes(detection, tmp_path):
     full = Detection(scan, slices, slices.images, data * 0.1, brain & (data > 1.49))
     write_page(tmp_path / "full.html", full, summarise(full, "x", []))
     assert (tmp_path / "full.html").stat().st_size < 5_000_000
-    assert slice_picture(full).size == (1200, 400)
+    assert slices_of(full).size == (1200, 400)

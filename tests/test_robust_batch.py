@@ -125,14 +125,14 @@ def test_thick_slices_with_flat_marks_are_drawn(opened, tmp_path):
     settings = Settings(opened.model.about.run.postprocess)
     (done,) = detect_all(make_jobs(find_cases(tmp_path), tmp_path / "out"), opened, settings)
     assert done.error is None
-    from strega_jax.output.pictures import slice_picture
+    from strega_jax.output.pictures import grey, slice_picture
 
     detection = _detection(opened, tmp_path / "thick_T1w.nii.gz")
     detection.mask[:] = False
     x, y, z = (n // 2 for n in detection.mask.shape)
     detection.mask[x : x + 9, y, z] = True
     detection.mask[x, y : y + 9, z + 1] = True
-    assert slice_picture(detection).size[0] > 0
+    assert slice_picture(detection, grey(detection.scan.data, detection.slices.brain)).size[0] > 0
 
 
 def _detection(opened, path):

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from strega_jax import memory
+from strega_jax.boxes import bounding_box, within_reach
 from strega_jax.config import Postprocess, Preprocess
 from strega_jax.detection.bright import bright_lesions
 from strega_jax.detection.enhancing import enhancing
@@ -90,7 +91,7 @@ def _sure(
     settings: Postprocess,
     trained: str,
 ) -> Bool[np.ndarray, "x y z"] | None:
-    """Where the judge is sure; None where that is not asked for, or nothing is detected.
+    """Where the judge is sure, in the box that detections reach; None where it is not asked for, or none is there.
 
     Where tissues have another order of brightness, a judge is as sure of much that the segmentation made.
     """
@@ -101,9 +102,11 @@ def _sure(
             "config field postprocess.grow_probability needs a detector with a judge (atlas_judge, cce_vae_judge); set "
             "it to 0"
         )
-    if not mask.any():
+    found = bounding_box(mask)
+    if found is None:
         return None
-    return (slices.back(probability) > settings.grow_probability) & slices.brain
+    near = within_reach(found, scan.spacing_mm, settings.appearance_mm, mask.shape)
+    return slices.back(probability, near) > settings.grow_probability
 
 
 def _refined(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.fft import next_fast_len
 
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import block_sums, bounding_box
 
 WORKING_MM = 2.0  # finer scans are averaged to about this
 DETAIL_MM = 3.0  # standard deviation of what is taken off as smooth
@@ -65,10 +65,10 @@ def _detail(
     spacing = np.array(spacing_mm)
     step = np.maximum(1, (WORKING_MM / spacing + 1e-3).astype(int))
     if step.max() > 1:
-        every = tuple(slice(n // 2, None, n) for n in step)
-        # Copies, so that the full volumes can go.
-        image = ndimage.uniform_filter(image, step.tolist())[every].copy()
-        inside = ndimage.uniform_filter(inside, step.tolist())[every].copy()
+        whole_blocks = tuple(slice(0, n - n % size) for n, size in zip(image.shape, step, strict=True))
+        voxels = np.float32(step.prod())
+        image = block_sums(image[whole_blocks], step.tolist()) / voxels
+        inside = block_sums(inside[whole_blocks], step.tolist()) / voxels
         spacing = spacing * step
     whole = inside > 0.99
     sigma = DETAIL_MM / spacing

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
+from nibabel.affines import from_matvec
 
 from strega_jax.boxes import bounding_box
 from strega_jax.detection.brain_quality import mask_warnings
@@ -200,13 +201,18 @@ def _white_flags(contrast: str, scan: Scan, slices: SliceVolume) -> list[Quality
 
 
 def _pose_flags(scan: Scan, slices: SliceVolume, contrast: str) -> list[QualityWarning]:
-    fractions = slices.tissue.pve
+    cut = is_cut(scan, slices)
+    # Of a brain that is whole its box is enough; where one is cut, the ends of the array tell what was scanned.
+    box = None if cut else bounding_box(slices.brain)
+    fractions, affine = slices.tissue.pve[box or ...], scan.affine
+    if box is not None:
+        affine = affine @ from_matvec(np.eye(3), [side.start for side in box])
     if slices.grey_from_template:  # classes of brightness: what is not fluid counts as half grey, half white
         tissue = (fractions[..., 1:2] + fractions[..., 2:]) / 2
         fractions = np.concatenate([fractions[..., :1], tissue, tissue], axis=-1)
     elif contrast not in tissue_contrasts():
         return []
-    pose = fit_pose(fractions, scan.affine, slices.alignment if is_cut(scan, slices) else None)
+    pose = fit_pose(fractions, affine, slices.alignment if cut else None)
     if pose.exchanged > max(pose.best + POSE_MARGIN, SURE_FIT):
         return [
             QualityWarning(

@@ -3,8 +3,12 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from strega_jax.detection.found import Detection
 from strega_jax.output.html import definitions, section, write_document
@@ -26,15 +30,18 @@ def write_page(path: Path, detection: Detection, summary: Mapping[str, Any]) -> 
     """
     scan, brain = detection.scan, detection.slices.brain
     shown = Shown(scan.path.name, grey(scan.data, brain), detection.mask, detection.score)
-    stages = stages_picture(detection)
     comparison = _comparison(summary.get("measured", {}), summary.get("training", {}))
+    with ThreadPoolExecutor(1) as drawing:  # NumPy and Pillow let go of the interpreter
+        slices = drawing.submit(_slices_section, detection, shown.image)
+        viewed = viewer([shown], scan.affine, scan.spacing_mm, brain)
+        stages = stages_picture(detection)
     sections = [
         f'<p class="file">{html.escape(summary["scan"])}</p>',
         _headline(detection, summary),
         quality_control(summary.get("quality_control", [])),
-        section("Look at it", viewer([shown], scan.affine, scan.spacing_mm, brain)),
+        section("Look at it", viewed),
         section("Components", component_table(summary["components"])),
-        _slices_section(detection),
+        slices.result(),
         _stages_section(jpeg(stages)) if stages else "",
         section("This scan beside the training scans", comparison),
         section("The model", definitions(summary.get("model", {}))),
@@ -50,13 +57,13 @@ def quality_control(warnings: Sequence[Mapping[str, str]]) -> str:
     return f'<div class="note">Quality control, before you believe this result:<ul>{items}</ul></div>'
 
 
-def _slices_section(detection: Detection) -> str:
+def _slices_section(detection: Detection, image: UInt8[np.ndarray, "x y z"]) -> str:
     enhancing = "" if detection.enhancing is None else "; <b class=enhancing>thin</b>: the part that enhances"
     return section(
         "Slices with detections" if detection.mask.any() else "Slices (nothing is detected)",
         "<p>Axial, lowest first, the patient's left on the left. <b class=mark>Outlined</b>: detections; "
         f"<b class=box>boxes</b>: one around each part of a slice{enhancing}.</p>"
-        f'<img alt="axial slices with detections and boxes" src="{jpeg(slice_picture(detection))}">',
+        f'<img alt="axial slices with detections and boxes" src="{jpeg(slice_picture(detection, image))}">',
     )
 
 

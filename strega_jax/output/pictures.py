@@ -25,10 +25,12 @@ TISSUE_GREY = (0.15, 0.5, 0.8, 0.2)
 STAGES = ("what the network saw", "what it expects of a healthy brain", "how they differ", "anomaly score")
 
 
-def slice_picture(detection: Detection) -> Image.Image:
-    """Up to 12 axial slices, evenly spaced over what is marked, lowest first; front up, left on the left."""
+def slice_picture(detection: Detection, image: UInt8[np.ndarray, "x y z"]) -> Image.Image:
+    """Up to 12 axial slices, evenly spaced over what is marked, lowest first; front up, left on the left.
+
+    `image` are the scan's intensities as `grey` values.
+    """
     x, y, _ = bounding_box(detection.slices.brain) or (slice(None),) * 3
-    image = grey(detection.scan.data, detection.slices.brain)
     spacing = detection.scan.spacing_mm
     width_mm, height_mm = (x.stop - x.start) * spacing[0], (y.stop - y.start) * spacing[1]
     scale = TILE_PIXELS / max(width_mm, height_mm)

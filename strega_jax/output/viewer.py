@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import block_sums, bounding_box
 from strega_jax.output.pictures import jpeg, png, tiled
 
 # Of one embedded volume, and of all images of a page together; finer ones are shown with every second, third, …
@@ -180,6 +180,4 @@ def _start(mask: Bool[np.ndarray, "i j k"]) -> list[int]:
 
 def _any_within(mask: Bool[np.ndarray, "x y z"], step: int) -> Bool[np.ndarray, "i j k"]:
     """Whether any voxel of each block of step³ is marked."""
-    for axis in range(3):
-        mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], step), axis=axis)
-    return mask
+    return block_sums(mask, (step, step, step)) > 0

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from strega_jax.boxes import bounding_box, widened
+from strega_jax.boxes import bounding_box, within_reach
 from strega_jax.postprocess.mask import components_with_seeds
 
 PASSES = 3  # of fitting the mixtures and deciding anew
@@ -107,8 +107,7 @@ def _box(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]
     """The mask's box and `reach_mm` around it."""
     inner = bounding_box(mask)
     assert inner is not None  # an empty mask comes back as it is
-    margin = [int(np.ceil((reach_mm + 2 * SMOOTH_MM) / mm)) for mm in spacing_mm]
-    return widened(inner, margin, mask.shape)
+    return within_reach(inner, spacing_mm, reach_mm + 2 * SMOOTH_MM, mask.shape)
 
 
 def _standardised(

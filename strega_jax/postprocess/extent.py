@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from strega_jax.boxes import bounding_box, widened
+from strega_jax.boxes import bounding_box, within_reach
 from strega_jax.config import Postprocess
 from strega_jax.postprocess.appearance import refine_by_appearance
 from strega_jax.postprocess.mask import components_with_seeds
@@ -56,7 +56,7 @@ def grow_into(
     inner = bounding_box(mask)
     if inner is None:
         return mask
-    box = widened(inner, [int(np.ceil(reach_mm / mm)) for mm in spacing_mm], mask.shape)
+    box = within_reach(inner, spacing_mm, reach_mm, mask.shape)
     distance: np.ndarray = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)  # pyright: ignore[reportAssignmentType]
     grown = mask.copy()
     grown[box] = components_with_seeds((into[box] & (distance <= reach_mm)) | mask[box], mask[box])

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import block_sums, bounding_box
 
 GRID_MM = 2.0  # of the search; coarser voxels are kept
 CHANNEL_MM = 6.0  # a hole that is open to the outside through a narrower gap is enclosed
@@ -54,7 +54,4 @@ def enclosed_holes(
 
 def _blocks(mask: Bool[np.ndarray, "x y z"], block: np.ndarray) -> np.ndarray:
     """1 where at least half of a block of voxels is in the mask."""
-    mask = np.pad(mask, [(0, n) for n in -np.array(mask.shape) % block])
-    i, j, k = np.array(mask.shape) // block
-    share = mask.reshape(i, block[0], j, block[1], k, block[2]).mean(axis=(1, 3, 5))
-    return (share >= 0.5).astype(np.uint8)
+    return (2 * block_sums(mask, block.tolist()) >= block.prod()).astype(np.uint8)

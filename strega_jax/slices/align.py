@@ -6,7 +6,6 @@ its centre of gravity and size. Where the brain is cut off, or that fit is poor,
 must fit better than any other orientation does (`incomplete`).
 """
 
-import functools
 from typing import Literal
 
 import jax
@@ -16,7 +15,7 @@ from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from scipy import ndimage
 
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import block_sums, bounding_box
 from strega_jax.errors import ScanError
 from strega_jax.slices.incomplete import Brain, Rival, find_pose
 from strega_jax.slices.registration import (
@@ -135,11 +134,11 @@ def _resample(
     order = io_orientation(affine)
     affine = affine @ inv_ornt_aff(order, fractions.shape[:3])
     fractions = apply_orientation(fractions, order)
-    box = bounding_box(functools.reduce(np.logical_or, [fractions[..., c] > 0 for c in range(3)]))
+    brain = fractions[..., 0] + fractions[..., 1] + fractions[..., 2]  # NumPy sums short axes slowly
+    box = bounding_box(brain > 0)
     if box is None:
         raise ScanError("there is no brain in the tissue map: check the scan's brain mask")
-    fractions = fractions[box]
-    brain = fractions.sum(axis=-1)
+    fractions, brain = fractions[box], brain[box]
     affine = affine @ from_matvec(np.eye(3), [side.start for side in box])
     mass = brain.sum(dtype=np.float64)
     profiles = sections(brain)
@@ -167,10 +166,7 @@ def _shrink(
     """
     factor = np.maximum(1, np.floor(GRID_MM / voxel_sizes(affine) + 1e-3).astype(int))
     whole = np.array(maps.shape[:3]) // factor
-    short = -np.array(maps.shape[:3]) % factor
-    maps = np.pad(maps, [*((0, n) for n in short), (0, 0)])
-    i, j, k = np.array(maps.shape[:3]) // factor
-    blocks = maps.reshape(i, factor[0], j, factor[1], k, factor[2], maps.shape[3]).mean(axis=(1, 3, 5))
+    blocks = block_sums(maps, factor.tolist()) / np.float32(factor.prod())
     return blocks, affine @ from_matvec(np.diag(factor.astype(float)), (factor - 1) / 2), whole
 
 

@@ -1,6 +1,7 @@
 """The grid on which axial slices are sampled, and the way from it back to the scan."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -66,10 +67,18 @@ class SliceGrid:
     def back_part(self, slices: Float[np.ndarray, "k h w"], box: tuple[slice, ...]) -> Float[np.ndarray, "a b c"]:
         """`back` at the voxels of a box."""
         stack = np.moveaxis(slices, 0, 2)
-        from_scan = np.linalg.inv(self.to_scan)
-        from_scan[:3, 3] += from_scan[:3, :3] @ [s.start for s in box]
-        shape = tuple(s.stop - s.start for s in box)
-        return ndimage.affine_transform(stack, from_scan, output_shape=shape, order=1)
+        found = np.empty([s.stop - s.start for s in box], stack.dtype)
+
+        def fill(part: slice) -> None:
+            from_scan = np.linalg.inv(self.to_scan)
+            from_scan[:3, 3] += from_scan[:3, :3] @ [box[0].start + part.start, box[1].start, box[2].start]
+            there = found[part]
+            ndimage.affine_transform(stack, from_scan, output_shape=there.shape, output=there, order=1)
+
+        middle = len(found) // 2
+        with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
+            list(pool.map(fill, (slice(0, middle), slice(middle, len(found)))))
+        return found
 
 
 def whole_slice_grid(scan: Scan, settings: Preprocess) -> SliceGrid:

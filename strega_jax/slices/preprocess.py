@@ -25,6 +25,7 @@ BRAIN_FLOOR = 1e-3
 INTENSITY_PERCENTILE = 98.0
 INTENSITY_CEILING = 2.0
 WHITE = 3.0  # white matter on the scale of `tissue_standardised`
+FRACTIONS = ("fractions", "fractions_excess")  # representations of tissue shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +55,18 @@ class SliceVolume:
     alignment: Float[np.ndarray, "4 4"] | None = None
     grey_from_template: bool = False
 
-    def back(self, scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "x y z"]:
-        """Scores of these slices on the scan's canonical grid; 0 outside the brain and in slices left out."""
+    def back(
+        self, scores: Float[np.ndarray, "k h w"], near: tuple[slice, ...] | None = None
+    ) -> Float[np.ndarray, "x y z"]:
+        """Scores of these slices on the scan's canonical grid; 0 outside the brain and in slices left out.
+
+        With a box, `near`, of that grid, 0 outside this, too: the less there is to do.
+        """
         h, w, count = self.grid.shape
         stack = np.zeros((count, h, w), np.float32)
         stack[self.indices] = scores
         volume = np.zeros(self.brain.shape, np.float32)
-        box = bounding_box(self.brain)
+        box = near or bounding_box(self.brain)
         if box is not None:
             volume[box] = np.where(self.brain[box], self.grid.back_part(stack, box), np.float32(0))
         return volume
@@ -99,24 +105,28 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     grid = _grid(scan, alignment, brain, settings)
     box = bounding_box(brain)
     assert box is not None  # an image without brain is not segmented
-    inside = grid.sample_part(brain[box].astype(np.float32), box, brain.shape) > 0.5
-    fraction = inside.mean(axis=(1, 2))
-    indices = np.flatnonzero(fraction > settings.min_brain_fraction)
-    if indices.size == 0:
-        raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
     borrowed = _is_borrowed(contrast, settings)
     image, there = scan.data[box], tissue.part(box)
     maps = [there.pve[..., 0], beyond_tissue(image, there)] if borrowed else _channels(image, there, settings)
 
     def sampled(channel: np.ndarray) -> np.ndarray:
-        return grid.sample_part(channel, box, brain.shape)[indices]
+        return grid.sample_part(channel, box, brain.shape)
 
     with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
-        channels = list(pool.map(sampled, maps))
-    images = np.stack(channels, axis=-1)
+        share, *channels = pool.map(sampled, [brain[box].astype(np.float32), *maps])
+    inside = share > 0.5
+    fraction = inside.mean(axis=(1, 2))
+    indices = np.flatnonzero(fraction > settings.min_brain_fraction)
+    if indices.size == 0:
+        raise ScanError("no axial slice holds enough brain; is it a brain-extracted head scan?")
+    share, channels = share[indices], [channel[indices] for channel in channels]
     if borrowed:
         images = divide_tissue(channels[0], channels[1], grey_share(settings, scan.spacing_mm[2])[indices])
         images = images[..., :3] if settings.representation == "fractions" else images
+    elif settings.representation in FRACTIONS:
+        images = np.stack([*channels[:2], share - channels[0] - channels[1], *channels[2:]], axis=-1)
+    else:
+        images = np.stack(channels, axis=-1)
     images = np.maximum(images, BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
     return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, alignment, borrowed)
@@ -125,7 +135,7 @@ def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
 def _is_borrowed(contrast: Contrast, settings: Preprocess) -> bool:
     """Whether GM and WM, which the contrast does not tell apart as the training contrast does, are the template's."""
     untold = CONTRASTS[contrast].grey_from_template and contrast != settings.contrast
-    return untold and settings.grid == "template" and settings.representation in ("fractions", "fractions_excess")
+    return untold and settings.grid == "template" and settings.representation in FRACTIONS
 
 
 # Windowed intensities end up between these: far enough from 0 for the segmentation's logarithm to stay even.
@@ -161,9 +171,10 @@ def _grid(
 def _channels(
     image: Float[np.ndarray, "x y z"], tissue: TissueMap, settings: Preprocess
 ) -> list[Float[np.ndarray, "x y z"]]:
+    """What is sampled; of fractions CSF and GM, for what is left of the brain is WM."""
     brain = tissue.seg > 0
-    if settings.representation in ("fractions", "fractions_excess"):
-        fractions = [tissue.pve[..., c] for c in range(3)]
+    if settings.representation in FRACTIONS:
+        fractions = [tissue.pve[..., c] for c in range(2)]
         if settings.representation == "fractions":
             return fractions
         excess = np.zeros(brain.shape, np.float32)

@@ -14,6 +14,10 @@ Face = tuple[int, int]  # axis, and 0 for its low or 1 for its high end
 
 def sections(brain: Float[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]) -> list[Float[np.ndarray, " _"]]:
     """Area of the brain's sections across each axis, in voxels."""
+    if brain.dtype == bool:  # counts, and two passes over the volume for three
+        across_z, across_x = (brain.view(np.uint8).sum(axis=axis, dtype=np.uint32) for axis in (2, 0))
+        areas = across_z.sum(axis=1), across_z.sum(axis=0), across_x.sum(axis=0)
+        return [area.astype(np.float64) for area in areas]
     return [brain.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in range(3)]
 
 
