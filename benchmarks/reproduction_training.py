@@ -105,7 +105,7 @@ def curves_picture(trainings: Mapping[str, Training]) -> Figure | None:
     shown = {name: of for name, of in trainings.items() if of.errors}
     if not shown:
         return None
-    figure = Figure(figsize=(6.5, 3), layout="constrained")
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
     axis = figure.subplots()
     for (name, of), marker in zip(shown.items(), "os^vDP*Xhp" * len(shown), strict=False):
         epochs, errors = zip(*of.errors, strict=True)
@@ -113,5 +113,5 @@ def curves_picture(trainings: Mapping[str, Training]) -> Figure | None:
             np.array(epochs) * of.steps / of.epochs, np.array(errors) / errors[-1], marker=marker, ms=3, label=name
         )
     axis.set(xlabel="step", ylabel="held-out error / its last", xscale="log", yscale="log")
-    axis.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     return figure

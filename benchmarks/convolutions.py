@@ -1,0 +1,130 @@
+"""Where the train step's time goes on this machine: its convolutions, one by one, against PyTorch's.
+
+    python -m benchmarks.convolutions --sizes=128,256
+
+The compact ceVAE of `train_step.py`, batch 8: every convolution of its two branches, forward and both gradients, alone
+in a program of its own; JAX as the package computes it, and PyTorch (channels_last), in turns. `calls` are those of one
+step. What JAX takes longer for in these is the compiler's to mend.
+"""
+
+import collections
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks.step_timing import Step, jax_step, timings, torch_step
+from strega_jax.detectors import build
+from strega_jax.detectors.layers import Conv, conv
+from strega_jax.memory import keep_freed_memory
+
+SIZES = flags.DEFINE_list("sizes", ["128", "256"], "Sides of the square images, in pixels.")
+BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed calls of each, taken in turns.", lower_bound=1)
+
+Layer = tuple[int, int, int, int]  # side of the maps, side of the kernel, maps in, maps out
+
+
+def layers(detector: Any, size: int) -> collections.Counter[Layer]:
+    """How often a step runs each convolution: once for each call in its loss."""
+    found: collections.Counter[Layer] = collections.Counter()
+
+    def note(following: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, Conv) and context.method_name == "__call__":
+            found[arguments[0].shape[1], module.size, arguments[0].shape[-1], module.features] += 1
+        return following(*arguments, **options)
+
+    images, brain = jnp.zeros((BATCH.value, size, size, 1)), jnp.ones((BATCH.value, size, size))
+    batch = {"images": images, "brain": brain, "position": jnp.zeros(BATCH.value)}
+    variables = jax.eval_shape(lambda: detector.init(jax.random.key(0), images.shape[1:]))
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda variables: detector.loss(variables, batch, jax.random.key(1), jnp.int32(0))[0], variables)
+    return found
+
+
+def arrays(layer: Layer) -> Iterator[np.ndarray]:
+    """Input, kernel and gradient of the output of a layer."""
+    side, size, maps, features = layer
+    rng = np.random.default_rng(0)
+    for shape in ((BATCH.value, side, side, maps), (size, size, maps, features), (BATCH.value, side, side, features)):
+        yield rng.standard_normal(shape, dtype=np.float32)
+
+
+def in_jax(layer: Layer) -> Step:
+    """Output and both gradients, as the package computes them."""
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        output, backward = jax.vjp(conv, x, kernel)
+        return output, backward(gradient)
+
+    given = [jnp.asarray(array) for array in arrays(layer)]
+    return lambda: jax.block_until_ready(run(*given))
+
+
+def in_torch(layer: Layer) -> Step:
+    """The same in PyTorch."""
+    import torch
+
+    def tensor(array: np.ndarray, order: tuple[int, ...]) -> Any:
+        return torch.from_numpy(array).permute(*order).contiguous(memory_format=torch.channels_last)
+
+    x, kernel, gradient = arrays(layer)
+    x, gradient = tensor(x, (0, 3, 1, 2)), tensor(gradient, (0, 3, 1, 2))
+    kernel = tensor(kernel, (3, 2, 0, 1))
+    x.requires_grad_()
+    kernel.requires_grad_()
+
+    def advance() -> None:
+        output = torch.nn.functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+        torch.autograd.grad(output, (x, kernel), gradient)
+
+    return advance
+
+
+def report(size: int) -> None:
+    """Time the layers and the whole step of one image size, and print the rows."""
+    detector = build("cce_vae", {}, "float32")
+    names = ("JAX", "PyTorch") if importlib.util.find_spec("torch") else ("JAX",)
+    makers = dict(zip(names, (in_jax, in_torch), strict=False))
+    total = dict.fromkeys(names, 0.0)
+
+    def row(calls: int | str, what: str, seconds: dict[str, float]) -> None:
+        times = " | ".join(f"{1e3 * seconds[name]:.1f}" if name in seconds else "–" for name in ("JAX", "PyTorch"))
+        ratio = f"{seconds['PyTorch'] / seconds['JAX']:.2f}" if len(seconds) > 1 else "–"
+        print(f"| {size}×{size} | {calls} | {what} | {times} | {ratio} |", flush=True)
+
+    for layer, calls in sorted(layers(detector, size).items(), reverse=True):
+        taken = timings({name: make(layer) for name, make in makers.items()}, ROUNDS.value)
+        seconds = {name: calls * wall for name, (wall, _) in taken.items()}
+        total = {name: total[name] + seconds[name] for name in names}
+        side, kernel, maps, features = layer
+        row(calls, f"{kernel}×{kernel}, {maps} to {features} maps of {side}×{side}", seconds)
+    row("", "all convolutions", total)
+    images = np.random.default_rng(0).standard_normal((BATCH.value, size, size, 1), dtype=np.float32)
+    steps = {"JAX": jax_step(detector, images, np.ones(images.shape[:3], np.float32)).advance}
+    if len(names) > 1:
+        steps["PyTorch"] = torch_step(detector, images, compiled=False)[0]
+    whole = {name: wall for name, (wall, _) in timings(steps, ROUNDS.value).items()}
+    row("", "what else a step does", {name: whole[name] - total[name] for name in names})
+    row("", "the step", whole)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    keep_freed_memory()  # as every command does; for both
+    print("| image | calls | convolution, forward and backward | JAX, ms a step | PyTorch, ms a step | JAX over this |")
+    print("|---|---|---|---|---|---|")
+    for size in SIZES.value:
+        report(int(size))
+
+
+if __name__ == "__main__":
+    app.run(main)
