@@ -1,10 +1,11 @@
 """Where the train step's time goes on this machine: its convolutions, one by one, against PyTorch's.
 
     python -m benchmarks.convolutions --sizes=128,256
+    python -m benchmarks.convolutions --sizes=256 --each
 
 The compact ceVAE of `train_step.py`, batch 8: every convolution of its two branches, forward and both gradients, alone
-in a program of its own; JAX as the package computes it, and PyTorch (channels_last), in turns. `calls` are those of one
-step. What JAX takes longer for in these is the compiler's to mend.
+in a program of its own; JAX as the package computes it, and PyTorch (channels_last), in turns; added up over a step by
+the size of their kernels, or, with --each, by layer. What JAX takes longer for in these is the compiler's to mend.
 """
 
 import collections
@@ -26,6 +27,7 @@ from strega_jax.memory import keep_freed_memory
 SIZES = flags.DEFINE_list("sizes", ["128", "256"], "Sides of the square images, in pixels.")
 BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed calls of each, taken in turns.", lower_bound=1)
+EACH = flags.DEFINE_bool("each", False, "A row for each layer, not for each size of kernel.")
 
 Layer = tuple[int, int, int, int]  # side of the maps, side of the kernel, maps in, maps out
 
@@ -93,35 +95,38 @@ def report(size: int) -> None:
     detector = build("cce_vae", {}, "float32")
     names = ("JAX", "PyTorch") if importlib.util.find_spec("torch") else ("JAX",)
     makers = dict(zip(names, (in_jax, in_torch), strict=False))
-    total = dict.fromkeys(names, 0.0)
-
-    def row(calls: int | str, what: str, seconds: dict[str, float]) -> None:
-        times = " | ".join(f"{1e3 * seconds[name]:.1f}" if name in seconds else "–" for name in ("JAX", "PyTorch"))
-        ratio = f"{seconds['PyTorch'] / seconds['JAX']:.2f}" if len(seconds) > 1 else "–"
-        print(f"| {size}×{size} | {calls} | {what} | {times} | {ratio} |", flush=True)
-
+    rows: dict[str, tuple[int, np.ndarray]] = {}
     for layer, calls in sorted(layers(detector, size).items(), reverse=True):
         taken = timings({name: make(layer) for name, make in makers.items()}, ROUNDS.value)
-        seconds = {name: calls * wall for name, (wall, _) in taken.items()}
-        total = {name: total[name] + seconds[name] for name in names}
+        seconds = calls * np.array([taken[name][0] for name in names])
         side, kernel, maps, features = layer
-        row(calls, f"{kernel}×{kernel}, {maps} to {features} maps of {side}×{side}", seconds)
-    row("", "all convolutions", total)
+        what = f"{kernel}×{kernel}" + (f", {maps} to {features} maps of {side}×{side}" if EACH.value else "")
+        before = rows.get(what, (0, np.zeros(len(names))))
+        rows[what] = before[0] + calls, before[1] + seconds
     images = np.random.default_rng(0).standard_normal((BATCH.value, size, size, 1), dtype=np.float32)
     steps = {"JAX": jax_step(detector, images, np.ones(images.shape[:3], np.float32)).advance}
     if len(names) > 1:
         steps["PyTorch"] = torch_step(detector, images, compiled=False)[0]
-    whole = {name: wall for name, (wall, _) in timings(steps, ROUNDS.value).items()}
-    row("", "what else a step does", {name: whole[name] - total[name] for name in names})
-    row("", "the step", whole)
+    taken = timings(steps, ROUNDS.value)
+    whole = np.array([taken[name][0] for name in names])
+    for what, (calls, seconds) in rows.items():
+        print(line(size, f"{calls} convolutions {what}", seconds), flush=True)
+    print(line(size, "what else a step does", whole - sum(seconds for _, seconds in rows.values())))
+    print(line(size, "the step", whole), flush=True)
+
+
+def line(size: int, what: str, seconds: np.ndarray) -> str:
+    """A row of the table; without PyTorch with two empty cells."""
+    times = [f"{1e3 * one:.1f}" for one in seconds] + ["–"] * (2 - len(seconds))
+    ratio = f"{seconds[1] / seconds[0]:.2f}" if len(seconds) > 1 else "–"
+    return f"| {size}×{size} | {what} | {' | '.join(times)} | {ratio} |"
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     keep_freed_memory()  # as every command does; for both
-    print("| image | calls | convolution, forward and backward | JAX, ms a step | PyTorch, ms a step | JAX over this |")
-    print("|---|---|---|---|---|---|")
+    print("| image | what | JAX, ms | PyTorch, ms | JAX over this |\n|---|---|---|---|---|")
     for size in SIZES.value:
         report(int(size))
 

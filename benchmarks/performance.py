@@ -19,9 +19,10 @@ from benchmarks.marked import PAGE, put
 ROOT = Path(__file__).parents[1]
 # Name of the table → the benchmark that prints it.
 BENCHMARKS = {
-    "startup": ("benchmarks/startup.py", "--commands=strega-predict,strega-train"),
+    "startup": ("benchmarks/startup.py", "--commands=strega-predict,strega-train", "--runs=5"),
     "cohort": ("benchmarks/cohort.py", "--scans=40"),
     "step": ("-m", "benchmarks.train_step", "--sizes=128,256", "--rounds=15"),
+    "convolutions": ("-m", "benchmarks.convolutions", "--sizes=128,256"),
 }
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), "Which of them.")
 
