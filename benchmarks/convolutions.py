@@ -8,46 +8,24 @@ in a program of its own; JAX as the package computes it, and PyTorch (channels_l
 the size of their kernels, or, with --each, by layer. What JAX takes longer for in these is the compiler's to mend.
 """
 
-import collections
 import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.step_timing import Step, jax_step, timings, torch_step
+from benchmarks.step_timing import Layer, Step, convolutions, jax_step, timings, torch_step
 from strega_jax.detectors import build
-from strega_jax.detectors.layers import Conv, conv
+from strega_jax.detectors.layers import conv
 from strega_jax.memory import keep_freed_memory
 
 SIZES = flags.DEFINE_list("sizes", ["128", "256"], "Sides of the square images, in pixels.")
 BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed calls of each, taken in turns.", lower_bound=1)
 EACH = flags.DEFINE_bool("each", False, "A row for each layer, not for each size of kernel.")
-
-Layer = tuple[int, int, int, int]  # side of the maps, side of the kernel, maps in, maps out
-
-
-def layers(detector: Any, size: int) -> collections.Counter[Layer]:
-    """How often a step runs each convolution: once for each call in its loss."""
-    found: collections.Counter[Layer] = collections.Counter()
-
-    def note(following: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
-        module = context.module
-        if isinstance(module, Conv) and context.method_name == "__call__":
-            found[arguments[0].shape[1], module.size, arguments[0].shape[-1], module.features] += 1
-        return following(*arguments, **options)
-
-    images, brain = jnp.zeros((BATCH.value, size, size, 1)), jnp.ones((BATCH.value, size, size))
-    batch = {"images": images, "brain": brain, "position": jnp.zeros(BATCH.value)}
-    variables = jax.eval_shape(lambda: detector.init(jax.random.key(0), images.shape[1:]))
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda variables: detector.loss(variables, batch, jax.random.key(1), jnp.int32(0))[0], variables)
-    return found
 
 
 def arrays(layer: Layer) -> Iterator[np.ndarray]:
@@ -96,7 +74,7 @@ def report(size: int) -> None:
     names = ("JAX", "PyTorch") if importlib.util.find_spec("torch") else ("JAX",)
     makers = dict(zip(names, (in_jax, in_torch), strict=False))
     rows: dict[str, tuple[int, np.ndarray]] = {}
-    for layer, calls in sorted(layers(detector, size).items(), reverse=True):
+    for layer, calls in sorted(convolutions(detector, size).items(), reverse=True):
         taken = timings({name: make(layer) for name, make in makers.items()}, ROUNDS.value)
         seconds = calls * np.array([taken[name][0] for name in names])
         side, kernel, maps, features = layer

@@ -1,10 +1,12 @@
 """Train steps to be timed: the package's own, and the compact ceVAE's alone in JAX and in PyTorch."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ import optax
 
 from strega_jax.config import Run
 from strega_jax.detectors import build
+from strega_jax.detectors.layers import Conv
 from strega_jax.slices.store import Normalisation
 from strega_jax.training import mesh as meshes
 from strega_jax.training.state import init_state, make_optimizer
@@ -20,6 +23,7 @@ from strega_jax.training.step import make_train_step
 LEARNING_RATE = 1e-4
 
 Step = Callable[[], None]  # one or more optimiser steps, finished when it returns
+Layer = tuple[int, int, int, int]  # side of the maps, side of the kernel, maps in, maps out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,24 @@ def torch_step(detector: Any, images: np.ndarray, compiled: bool, steps: int = 1
             torch.cuda.synchronize()
 
     return advance, sum(p.numel() for p in network.parameters())
+
+
+def convolutions(detector: Any, size: int) -> collections.Counter[Layer]:
+    """How often a step of images of one channel runs each convolution: once for each call in its loss."""
+    found: collections.Counter[Layer] = collections.Counter()
+
+    def note(following: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, Conv) and context.method_name == "__call__":
+            found[arguments[0].shape[1], module.size, arguments[0].shape[-1], module.features] += 1
+        return following(*arguments, **options)
+
+    images, brain = jnp.zeros((1, size, size, 1)), jnp.ones((1, size, size))
+    batch = {"images": images, "brain": brain, "position": jnp.zeros(1)}
+    variables = jax.eval_shape(lambda: detector.init(jax.random.key(0), images.shape[1:]))
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda variables: detector.loss(variables, batch, jax.random.key(1), jnp.int32(0))[0], variables)
+    return found
 
 
 def timings(steps: dict[str, Step], rounds: int) -> dict[str, tuple[float, float]]:

@@ -4,20 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 from strega_jax.detectors import build
 
 
 def test_the_layers_it_times_hold_the_steps_operations(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from benchmarks import convolutions
-    from benchmarks.step_timing import jax_step
+    from benchmarks.step_timing import convolutions, jax_step
 
     size, images = 64, 2
     detector = build("cce_vae", {"maps": (16, 32), "latent": 8})
-    with flagsaver.flagsaver(batch=images):
-        found = convolutions.layers(detector, size)
+    found = convolutions(detector, size)
     # A multiply and an add for each weight and pixel, in the output and in each of two gradients.
     counted = sum(
         calls * 6 * side**2 * kernel**2 * maps * features for (side, kernel, maps, features), calls in found.items()
