@@ -5,7 +5,7 @@
 
 The compact ceVAE of `train_step.py`, batch 8: every convolution of its two branches, forward and both gradients, alone
 in a program of its own; JAX as the package computes it, and PyTorch (channels_last), in turns; added up over a step by
-the size of their kernels, or, with --each, by layer. What JAX takes longer for in these is the compiler's to mend.
+the size of their kernels, or, with --each, by layer; and the whole step.
 """
 
 import importlib.util
@@ -89,7 +89,6 @@ def report(size: int) -> None:
     whole = np.array([taken[name][0] for name in names])
     for what, (calls, seconds) in rows.items():
         print(line(size, f"{calls} convolutions {what}", seconds), flush=True)
-    print(line(size, "what else a step does", whole - sum(seconds for _, seconds in rows.values())))
     print(line(size, "the step", whole), flush=True)
 
 

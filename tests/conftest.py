@@ -23,7 +23,7 @@ from strega_jax.slices.store import SliceStore, write_manifest, write_scan
 from strega_jax.tissue import TissueMap
 
 # The suite compiles far more than it computes: compiled with these, in subprocesses too, files of tests that train take
-# four tenths less processor time. What the package compiles for itself (`strega_jax.programs`) has options of its own.
+# at least a third less processor time. What the package keeps compiled (`strega_jax.programs`) has options of its own.
 QUICK = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "cpu_parallel_codegen_split_count=1")
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in QUICK))
 gc.set_threshold(COLLECT_AFTER)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from conftest import disc_volume, small_run
 from strega_jax.errors import ScanError
 from strega_jax.slices.grid import SliceGrid
 from strega_jax.slices.preprocess import tissue_standardised
@@ -38,3 +39,17 @@ def test_a_volume_with_empty_space_around_it_is_smoothed_beyond_its_border() -> 
     smoothed = ndimage.gaussian_filter(volume, (1.0, 0.75, 0.0), mode="constant")
     wanted = ndimage.affine_transform(smoothed, to_scan, output_shape=(14, 10, 17), order=1)
     np.testing.assert_array_equal(SliceGrid((14, 10, 17), to_scan).sample(volume), np.moveaxis(wanted, 2, 0))
+
+
+def test_scores_near_a_box_are_those_of_the_whole_there():
+    rng = np.random.default_rng(0)
+    volume = disc_volume(rng, small_run().preprocess, 6)
+    scores = rng.random(volume.images.shape[:3], np.float32)
+    whole = volume.back(scores)
+    x, y, z = (n // 2 for n in whole.shape)
+    near = (slice(x, x + 1), slice(y - 4, y + 5), slice(z - 1, z + 1))  # one voxel wide: one of two threads has none
+    part = volume.back(scores, near)
+    np.testing.assert_allclose(part[near], whole[near], rtol=1e-5)
+    assert part[near].any()
+    part[near] = 0
+    assert not part.any()
