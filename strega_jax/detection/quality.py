@@ -62,18 +62,27 @@ class QualityWarning:
 
 
 def scan_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> list[QualityWarning]:
-    """Warnings about a segmented scan: header, orientation, contrast, slices, field of view, noise, ghosts."""
-    lost = _slice_flags(scan.data, slices.brain)
+    """Warnings about a scan and its slices: `pose_warnings` and `image_warnings`."""
+    return pose_warnings(scan, slices, training_contrast) + image_warnings(scan, slices.brain)
+
+
+def image_warnings(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:
+    """Warnings about the intensities and the brain mask: lost slices, volume, holes, parts, noise, ghosts."""
+    lost = _slice_flags(scan.data, brain)
+    if lost:  # they take the mask apart, and a dark slice is like itself at any shift within it
+        return lost + _noise_flags(scan, brain)
+    mask = [QualityWarning(check, reason) for check, reason in mask_warnings(brain, scan.affine)]
+    return mask + _noise_flags(scan, brain) + _ghost_flags(scan, brain)
+
+
+def pose_warnings(scan: Scan, slices: SliceVolume, training_contrast: str) -> list[QualityWarning]:
+    """Warnings about header and pose: orientation, thickness of the slices, contrast, field of view."""
     return [
         *_header_flags(scan),
         *_thickness_flags(scan),
         *_contrast_flags(scan, slices, training_contrast),
         *_pose_flags(scan, slices, scan.contrast or training_contrast),
-        *lost,
-        *_brain_warnings(scan, slices, lost=bool(lost)),
-        *_noise_flags(scan, slices.brain),
-        # A dark slice is like itself at any shift within it.
-        *(() if lost else _ghost_flags(scan, slices.brain)),
+        *(QualityWarning(check, reason) for check, reason in field_of_view_warnings(scan, slices)),
     ]
 
 
@@ -261,14 +270,6 @@ def _slice_flags(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y
         if repeated:
             flags.append(QualityWarning("slices", f"{repeated} {name} slices repeat the one before"))
     return flags
-
-
-def _brain_warnings(scan: Scan, slices: SliceVolume, *, lost: bool) -> list[QualityWarning]:
-    """What the brain mask and the field of view tell; lost slices take the mask apart: then the latter alone."""
-    found = field_of_view_warnings(scan, slices)
-    if not lost:
-        found = found + mask_warnings(slices.brain, scan.affine)
-    return [QualityWarning(check, reason) for check, reason in found]
 
 
 def _ghost_flags(scan: Scan, brain: Bool[np.ndarray, "x y z"]) -> list[QualityWarning]:

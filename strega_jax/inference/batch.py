@@ -11,7 +11,7 @@ from strega_jax import failures, memory
 from strega_jax.config import Postprocess, settings_hash
 from strega_jax.detection.detect import detect_slices
 from strega_jax.detection.found import Detection
-from strega_jax.detection.quality import QualityWarning, measure, reference_warnings, scan_warnings
+from strega_jax.detection.quality import QualityWarning, image_warnings, measure, pose_warnings, reference_warnings
 from strega_jax.detection.session import Part
 from strega_jax.errors import ScanError
 from strega_jax.inference.warm_up import warm_up
@@ -22,7 +22,7 @@ from strega_jax.output.write import write_result
 from strega_jax.pipeline import staged
 from strega_jax.scans.contrast import ENHANCED_CONTRAST
 from strega_jax.scans.scan import Scan
-from strega_jax.slices.preprocess import SliceVolume, preprocess
+from strega_jax.slices.preprocess import SliceVolume, cut_slices, segment_scan
 
 if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
@@ -89,10 +89,14 @@ class _Work:
     skipped: bool = False
     scan: Scan | None = None
     slices: SliceVolume | None = None
-    checks: Future[list[QualityWarning]] | None = None
+    checks: tuple[Future[list[QualityWarning]], ...] = ()
     warnings: list[QualityWarning] = dataclasses.field(default_factory=list)
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
     detection: Detection | None = None
+
+    def found_by_checks(self) -> list[QualityWarning]:
+        """What the checks found, once they have ended."""
+        return [warning for check in self.checks for warning in check.result()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,24 +163,27 @@ def detect_all(
 
     def segment(work: _Work) -> _Work:
         if work.scan is not None:
-            about = opened.model.about
-            work.slices = preprocess(work.scan, about.preprocess)
+            wanted = opened.model.about.preprocess
+            tissue = segment_scan(work.scan, wanted)
             memory.give_back_after_fine(work.scan.data.size)
-            # Nothing waits for these but what is written.
-            work.checks = background.submit(scan_warnings, work.scan, work.slices, about.preprocess.contrast)
+            # Nothing waits for these but what is written; what needs no slices is looked at while they are cut.
+            image = background.submit(image_warnings, work.scan, tissue.seg > 0)
+            work.slices = cut_slices(work.scan, tissue, wanted)
+            memory.give_back_after_fine(work.scan.data.size)
+            work.checks = background.submit(pose_warnings, work.scan, work.slices, wanted.contrast), image
             if settings.strict:
-                work.warnings = work.checks.result()
+                work.warnings = work.found_by_checks()
                 _abstain(work, settings)
         return work
 
     def detect(work: _Work) -> _Work:
-        if work.scan is not None and work.slices is not None and work.checks is not None:
+        if work.scan is not None and work.slices is not None:
             warming[0].result()
             work.detection = detect_slices(
                 opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
             )
             work.measured = measure(work.detection)
-            work.warnings = work.checks.result() + reference_warnings(work.measured, opened.reference)
+            work.warnings = work.found_by_checks() + reference_warnings(work.measured, opened.reference)
             _abstain(work, settings)
         return work
 

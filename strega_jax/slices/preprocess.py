@@ -1,6 +1,8 @@
 """One scan → the slices that a detector sees. Training and prediction both come through here."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,24 +84,42 @@ def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     Raises:
         ScanError: no brain in it, not brain-extracted, or the alignment failed.
     """
+    return cut_slices(scan, segment_scan(scan, settings), settings)
+
+
+def segment_scan(scan: Scan, settings: Preprocess) -> TissueMap:
+    """The first half of `preprocess`: the tissue map. Raises ScanError: no brain in it, or not brain-extracted."""
+    contrast: Any = told_contrast(scan, settings.contrast)
+    with _naming(scan):
+        return segment(
+            windowed(scan.data, settings.window_percentiles),
+            scan.spacing_mm,
+            contrast=contrast,
+            preset=settings.tissue,
+            assume_stripped=bool(scan.brain),
+            restore=settings.representation == "intensity" or contrast == ENHANCED_CONTRAST,
+        )
+
+
+def cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVolume:
+    """The second half: the slices. Raises ScanError: the alignment failed, or no slice holds enough brain."""
+    with _naming(scan):
+        return _cut_slices(scan, tissue, settings)
+
+
+@contextlib.contextmanager
+def _naming(scan: Scan) -> Iterator[None]:
+    """A ScanError raised in here names the scan's file."""
     try:
-        return _preprocess(scan, settings)
+        yield
     except ScanError as error:
         if str(scan.path) in str(error):
             raise
         raise ScanError(f"{scan.path}: {error}") from error
 
 
-def _preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
+def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVolume:
     contrast: Any = told_contrast(scan, settings.contrast)
-    tissue = segment(
-        windowed(scan.data, settings.window_percentiles),
-        scan.spacing_mm,
-        contrast=contrast,
-        preset=settings.tissue,
-        assume_stripped=bool(scan.brain),
-        restore=settings.representation == "intensity" or contrast == ENHANCED_CONTRAST,
-    )
     brain = tissue.seg > 0
     alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
     grid = _grid(scan, alignment, brain, settings)
