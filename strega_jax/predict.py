@@ -22,6 +22,7 @@ unforeseen errors are in errors.log beside the results. Research use only.
 import collections
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ def main() -> int:
     source, output = Path(_INPUT.value), command.output_folder(_OUTPUT.value)
     if _LEVEL.value == "group":
         return _group(output)
+    if not _CHECKPOINT.value and not _DRY_RUN.value:
+        _compile_alignment()
     # What a help text does not need is loaded where the work begins.
     from tqdm import tqdm
 
@@ -122,6 +125,15 @@ def main() -> int:
         command_line = shlex.join(["python", "-m", "strega_jax.predict", str(source), str(output), "group"])
         print(f"Once all shares are done, this lists all results: {command_line}")
     return 1 if failures.messages else 0
+
+
+def _compile_alignment() -> None:
+    """In the background, while the rest is loaded: the packaged model needs it, and the scan has no part in it."""
+    from strega_jax.slices import align
+
+    background = ThreadPoolExecutor(1)
+    background.submit(align.prepare)  # what goes wrong is raised again where the alignment is needed
+    background.shutdown(wait=False)
 
 
 def _tell(done: "Done", failures: Failures) -> None:
