@@ -38,14 +38,12 @@ def block_sums(volume: Shaped[np.ndarray, "x y z *c"], block: Sequence[int]) -> 
         volume: the array.
         block: voxels a block along the first three axes.
     """
-    padding = [(0, -n % size) for n, size in zip(volume.shape[:3], block, strict=True)]
-    padded = np.pad(volume, [*padding, *((0, 0) for _ in volume.shape[3:])])
-    # One strided view after the other: NumPy reduces short axes slowly.
-    parts = (
-        padded[tuple(slice(start, None, size) for start, size in zip(first, block, strict=True))]
-        for first in itertools.product(*map(range, block))
+    total = np.zeros(
+        [-(-n // size) for n, size in zip(volume.shape[:3], block, strict=True)] + list(volume.shape[3:]),
+        np.int32 if volume.dtype == bool else np.float32,
     )
-    total = next(parts).astype(np.int32 if volume.dtype == bool else np.float32)
-    for part in parts:
-        total += part
+    # One strided view after the other: NumPy reduces short axes slowly. Copying the volume to pad it would take longer.
+    for first in itertools.product(*map(range, block)):
+        part = volume[tuple(slice(start, None, size) for start, size in zip(first, block, strict=True))]
+        total[tuple(map(slice, part.shape[:3]))] += part
     return total

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage, stats
 
 from strega_jax.evaluation.metrics import dice
-from strega_jax.postprocess.appearance import Mixture, fit_mixture, log_density, refine_by_appearance
+from strega_jax.postprocess.appearance import AT_ONCE, Mixture, fit_mixture, log_density, refine_by_appearance
 
 SHAPE, SPACING, REACH = (60, 64, 50), (2.0, 2.0, 2.0), 15.0
 
@@ -88,3 +88,11 @@ def test_the_mixture_is_scipys_and_finds_what_it_was_made_from():
     np.testing.assert_allclose(found.weights[order], mixture.weights, atol=0.02)
     np.testing.assert_allclose(found.means[order], mixture.means, atol=0.1)
     np.testing.assert_allclose(found.covariances[order], mixture.covariances, atol=0.15)
+
+
+@pytest.mark.parametrize("count", [AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE + 3])
+def test_no_value_is_left_out_where_densities_are_taken_in_parts(count):
+    values = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
+    mixture = Mixture(np.array([0.4, 0.6]), np.array([[0.0, 1.0], [2.0, -1.0]]), np.stack([np.eye(2), 2 * np.eye(2)]))
+    expected = sum(w * stats.multivariate_normal(m, c).pdf(values) for w, m, c in zip(*mixture, strict=True))
+    np.testing.assert_allclose(log_density(mixture, values), np.log(expected), rtol=1e-6)

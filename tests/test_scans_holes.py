@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from strega_jax.scans.holes import enclosed_holes
+from strega_jax.scans.holes import enclosed_holes, fill_holes
 from strega_jax.scans.scan import read_scan
 
 
@@ -23,6 +23,14 @@ def test_a_zeroed_ball_is_found_voxel_by_voxel(spacing_mm):
     assert not (found & brain & ~hole).any()
     assert 2 * (found & hole).sum() / (found.sum() + hole.sum()) > 0.99
     assert not enclosed_holes(brain, spacing_mm).any()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_holes_are_filled_as_scipy_fills_them(share):
+    mask = np.random.default_rng(0).random((20, 17, 23)) < share
+    filled = fill_holes(mask)
+    np.testing.assert_array_equal(filled, ndimage.binary_fill_holes(mask))
+    assert (filled & ~mask).any() or share == 0.5
 
 
 def test_a_thin_channel_to_the_outside_does_not_open_a_hole_and_a_wide_one_does():

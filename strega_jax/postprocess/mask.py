@@ -103,6 +103,6 @@ def components_with_seeds(
     """The components of `marked` that hold a seed, joined over slices."""
     labels = cc3d.connected_components(marked, connectivity=connectivity)
     kept = np.zeros(int(labels.max()) + 1, bool)
-    kept[np.unique(labels[seeds & marked])] = True
+    kept[labels[seeds & marked]] = True
     kept[0] = False
     return kept[labels]
