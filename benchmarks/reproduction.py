@@ -36,7 +36,7 @@ PAPER_T1, SHORT = "paper_t1", "paper_t1_short"
 MARKED = "marked in a healthy brain, ml: mean, median, range | healthy brains with a mark"
 # Chatterjee et al. 2022, Dice, mean ± SD: tables 1 and 2; CSF class: section 4.2. "T1" of its BraTS is T1ce.
 COLUMNS = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "mood_toy T2w", "eq15 T2w", "brats T2w")
-TOLD = (*COLUMNS, CONTROLS)
+TOLD = (*COLUMNS, *CONTROLS)
 HEADINGS = ("MOOD toy, T1", "synthetic, T1", "BraTS T1ce", "MOOD toy, T2", "synthetic, T2", "BraTS T2w")
 PAPER = {
     "SkipAE": ("0.443 ± 0.136", "0.498 ± 0.164", "0.209 ± 0.113", "0.517 ± 0.145", "0.498 ± 0.173", "0.221 ± 0.101"),
@@ -65,6 +65,7 @@ CSF = "tissue class CSF"
 SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.training.validate_every=100"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
 TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
+TRAINED_T2 = ("skip_ae_t2", "gm_vae_t2", "ce_vae_t2", "ce_vae_strega_t2", "paper_t2_short", "paper_t2_negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,22 +175,29 @@ def paper_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
 
 
 def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
-    """The models trained here, all of T1w: with the paper's threshold, one from healthy voxels, and the best."""
-    cohorts = {"MOOD-like": "mood_toy T1w", "eq. 15": "eq15 T1w", "T1ce": "brats T1ce", "T2w": "brats T2w"}
-    lines = [f"| run | threshold | {' | '.join(cohorts)} | {MARKED} |", "|---" * (len(cohorts) + 4) + "|"]
-    for name in TRAINED:
+    """The models trained here: with the paper's threshold, one from healthy voxels, and the best."""
+    headings = ("MOOD-like", "eq. 15", "T1ce", "T2w")
+    lines = [f"| run | threshold | {' | '.join(headings)} | {MARKED} |", "|---" * (len(headings) + 4) + "|"]
+    for name in (*TRAINED, *TRAINED_T2):
+        own = "T2w" if name in TRAINED_T2 else "T1w"
         for label, folder, metric in (
             ("Otsu", name, "dice"),
             ("healthy", f"{name}_healthy", "dice"),
             ("each volume's best", name, "best_dice"),
         ):
             run = runs.get(folder)
-            cells = [run.dice(cohort, metric=metric) if run else NOT_RUN for cohort in cohorts.values()]
             marked = run.marked()[:2] if run and metric == "dice" else ["–" if run else NOT_RUN] * 2
-            lines.append(f"| `{name}` | {label} | {' | '.join([*cells, *marked])} |")
-    run = runs.get("ce_vae_strega")
-    cells = [run.dice(cohort, CSF) if run else NOT_RUN for cohort in cohorts.values()]
-    return [*lines, f"| CSF class | – | {' | '.join(cells)} | – | – |"]
+            lines.append(f"| `{name}` | {label} | {' | '.join([*_cells(run, own, metric=metric), *marked])} |")
+    for name, own in (("ce_vae_strega", "T1w"), ("paper_t2_short", "T2w")):
+        lines.append(f"| CSF class, {own} | – | {' | '.join(_cells(runs.get(name), own, CSF))} | – | – |")
+    return lines
+
+
+def _cells(run: Evaluation | None, own: str, method: str = "", metric: str = "dice") -> list[str]:
+    """Of the synthetic sets of a model's own contrast, and of the patients; one of T2w has nothing to say of T1ce."""
+    patients = {"T1w": ("brats T1ce", "brats T2w"), "T2w": ("", "brats T2w")}[own]
+    cohorts = (f"mood_toy {own}", f"eq15 {own}", *patients)
+    return [(run.dice(cohort, method, metric) if run else NOT_RUN) if cohort else "–" for cohort in cohorts]
 
 
 def steps_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
@@ -234,7 +242,7 @@ def commands() -> list[str]:
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:
     """One point a healthy brain: what each postprocessing marks; None without a run."""
-    shown = {name: run.numbers(CONTROLS, "marked_ml") for name, run in runs.items() if run and name in STEPS}
+    shown = {name: run.controls_ml() for name, run in runs.items() if run and name in STEPS}
     shown = {name: ml for name, ml in shown.items() if ml}
     if not shown:
         return None
@@ -270,7 +278,7 @@ def keep(fresh: Path, stored: Path) -> None:
 def names() -> list[str]:
     """Of all runs, those of the steps first."""
     pairs = (pair for lines in RUNS.values() for pair in lines.values())
-    healthy = (f"{name}_healthy" for name in TRAINED)
+    healthy = (f"{name}_healthy" for name in (*TRAINED, *TRAINED_T2))
     return list(dict.fromkeys([*STEPS, *(name for pair in pairs for name in pair), *healthy]))
 
 

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 NOT_RUN = "not run"
-CONTROLS = "controls T1w"
+CONTROLS = ("controls T1w", "controls T2w")  # of a run, those of its own contrast
 ENDS = ("_mask.nii.gz", "_desc-anomalymap.nii.gz")
 
 
@@ -43,11 +43,15 @@ class Evaluation:
 
     def marked(self) -> list[str]:
         """Of the healthy brains: ml marked in one, brains with a mark, and their slices with one."""
-        ml = self.numbers(CONTROLS, "marked_ml")
+        ml = self.controls_ml()
         if not ml:
             return [NOT_RUN] * 3
         spread = f"{np.mean(ml):.1f}, {np.median(ml):.1f}, {min(ml):.1f}–{max(ml):.1f}"
         return [spread, f"{sum(x > 0 for x in ml)} of {len(ml)}", self.marked_slices()]
+
+    def controls_ml(self) -> list[float]:
+        """What is marked in each healthy brain."""
+        return [ml for cohort in CONTROLS for ml in self.numbers(cohort, "marked_ml")]
 
     def marked_slices(self) -> str:
         """Of the healthy brains' axial slices with a score, the share with a mark."""
@@ -55,7 +59,7 @@ class Evaluation:
             return self.results["marked_slices"]
         marked = scored = 0
         for row in self.results["rows"]:
-            if row["cohort"] != CONTROLS or row["method"] != self.method:
+            if row["cohort"] not in CONTROLS or row["method"] != self.method:
                 continue
             mask, score = (_slices_with(self.masks / f"{row['case']}{end}") for end in ENDS)
             marked, scored = marked + int((mask & score).sum()), scored + int(score.sum())

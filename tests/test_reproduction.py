@@ -33,12 +33,13 @@ def reproduction(monkeypatch):
     return reproduction
 
 
-def write_run(folder, settings):
+def write_run(folder, settings, contrast="T1w"):
     masks = folder / "evaluation" / "masks"
     masks.mkdir(parents=True)
     names = ("cohort", "method", "case", "dice", "marked_ml", "best_dice")
     about = {f"postprocess.{name}": value for name, value in settings.items()}
-    results = {"about": about, "rows": [dict(zip(names, row, strict=True)) for row in ROWS]}
+    rows = [(cohort.replace("T1w", contrast), *others) for cohort, *others in ROWS]
+    results = {"about": about, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
     (folder / "evaluation" / "results.json").write_text(json.dumps(results))
     for case, marked in (("c", 0), ("d", 1)):
         score, mask = np.zeros((4, 5, 6), np.float32), np.zeros((4, 5, 6), np.uint8)
@@ -89,15 +90,27 @@ def test_a_run_stands_under_its_name_and_what_was_not_run_says_so(reproduction, 
 
 def test_a_trained_model_is_told_with_three_thresholds(reproduction, results):
     lines = reproduction.trained_table({"skip_ae": reproduction.read(results / "skip_ae")})
-    otsu, healthy, best, *others, csf = lines[2:]
+    otsu, healthy, best, *others, csf, csf_t2 = lines[2:]
     assert otsu.startswith("| `skip_ae` | Otsu | not run | 0.375 (1) | 0.600 ± 0.141 (2) | 0.250 (1) | 2.0, 2.0, ")
     assert otsu.endswith("| 1 of 2 |")
     assert healthy == f"| `skip_ae` | healthy |{' not run |' * 6}"
     assert best == "| `skip_ae` | each volume's best | not run | 0.500 (1) | 0.800 ± 0.071 (2) | 0.500 (1) | – | – |"
-    assert all(line.count("not run") == 6 for line in others)
-    assert csf == f"| CSF class | – |{' not run |' * 4} – | – |"
+    t2 = [line for line in others if "_t2" in line]
+    assert len(t2) == 3 * len(reproduction.TRAINED_T2)
+    assert all(line.endswith("| not run | not run | – | not run | not run | not run |") for line in t2)
+    assert all(line.count("not run") == 6 for line in set(others) - set(t2))
+    assert csf == f"| CSF class, T1w | – |{' not run |' * 4} – | – |"
+    assert csf_t2 == "| CSF class, T2w | – | not run | not run | – | not run | – | – |"
     runs = {"ce_vae_strega": reproduction.read(results / "skip_ae")}
-    assert reproduction.trained_table(runs)[-1] == "| CSF class | – | not run | not run | 0.125 (1) | not run | – | – |"
+    csf = reproduction.trained_table(runs)[-2]
+    assert csf == "| CSF class, T1w | – | not run | not run | 0.125 (1) | not run | – | – |"
+
+
+def test_a_t2_model_is_told_by_its_own_contrast(reproduction, tmp_path):
+    write_run(tmp_path / "ce_vae_t2", {}, contrast="T2w")
+    lines = reproduction.trained_table({"ce_vae_t2": reproduction.read(tmp_path / "ce_vae_t2")})
+    (otsu,) = (line for line in lines if line.startswith("| `ce_vae_t2` | Otsu"))
+    assert otsu == "| `ce_vae_t2` | Otsu | not run | 0.375 (1) | – | 0.250 (1) | 2.0, 2.0, 0.0–4.0 | 1 of 2 |"
 
 
 def test_results_of_another_postprocessing_are_refused(reproduction, results):
