@@ -1,6 +1,7 @@
 """How far trainings are and whether their held-out error still falls: for docs/reproduction.md."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -107,10 +108,11 @@ def curves_picture(trainings: Mapping[str, Training]) -> Figure | None:
         return None
     figure = Figure(figsize=(7.5, 3), layout="constrained")
     axis = figure.subplots()
-    for (name, of), marker in zip(shown.items(), "os^vDP*Xhp" * len(shown), strict=False):
+    # Colours come back after ten lines, markers after seven: no two lines have both in common.
+    for (name, of), marker in zip(shown.items(), itertools.cycle("os^vDP*"), strict=False):
         epochs, errors = zip(*of.errors, strict=True)
         axis.plot(
-            np.array(epochs) * of.steps / of.epochs, np.array(errors) / errors[-1], marker=marker, ms=3, label=name
+            np.array(epochs) * of.steps / of.epochs, np.array(errors) / errors[-1], marker=marker, ms=4, label=name
         )
     axis.set(xlabel="step", ylabel="held-out error / its last", xscale="log", yscale="log")
     figure.legend(fontsize="small", loc="outside right upper")
