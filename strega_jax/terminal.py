@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_IMPORT_CHECK_SECONDS = 0.02
 
 
 class Unbroken:
@@ -85,6 +86,19 @@ def leave(code: int) -> NoReturn:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     _say("interrupted: what is complete is kept")
+    if not hasattr(signal, "setitimer"):  # Windows
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, _raise_outside_imports)
+    _raise_outside_imports(number, frame)
+
+
+def _raise_outside_imports(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but not while a module is loaded: that of a compiled one may crash by it, or drop it."""
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            signal.setitimer(signal.ITIMER_REAL, _IMPORT_CHECK_SECONDS)
+            return
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

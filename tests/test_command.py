@@ -182,6 +182,25 @@ def test_ctrl_c_while_a_command_is_loaded_ends_in_one_line(loaded, told, tmp_pat
     assert "".join(lines).strip() == told
 
 
+def test_ctrl_c_waits_until_a_module_is_loaded(tmp_path):
+    # As a compiled module that drops what is raised in it, or crashes by it.
+    drops = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    sum(range(10**6))\n"
+    (tmp_path / "drops.py").write_text(drops + "except KeyboardInterrupt:\n    print('raised too early')\nloaded = 1\n")
+    code = (
+        "from strega_jax import command\ndef main():\n    import time, drops\n    print('loaded')\n    time.sleep(30)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + "command.run(main)"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stdout in ("", "loaded\n")
+    assert done.stderr.strip() == "interrupted: what is complete is kept"
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1"])
 def test_output_that_nobody_reads_stops_no_work(closed, tmp_path):
     (tmp_path / "work.py").write_text(WORK)
