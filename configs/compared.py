@@ -1,9 +1,9 @@
-"""Every detector at a small, like budget on the input of configs/strega.py; docs/detectors.md has the commands.
+"""Every detector at a small, like budget on the tissue of configs/strega.py; docs/detectors.md has the commands.
 
     python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
         --config.data.store=stores/ixi_t1w
 
-NAME is one of `BUDGETS`. Slices, augmentation and postprocessing are the default's, and so are the weights of the
+NAME is one of `BUDGETS`. Slices (without intensities), augmentation and postprocessing are the default's, and so are the weights of the
 residual's channels: only the method differs. `NAME@intensity` is the same detector on restored intensities of the
 same grid, with a store of its own. Maps and steps are such that each trains for a few minutes on a core, which is
 little: it is a comparison at one budget, not of what each method can reach.
@@ -64,7 +64,7 @@ def get_config(name: str = "cce_vae") -> ConfigDict:
     own = {"atlas_judge": default, "cce_vae_judge": with_vae, "cce_vae": with_vae}.get(name) or _run_of(name)
     steps, smaller = BUDGETS[name]
     model = {**(healthy if name == "cce_vae" else own.model), **smaller}
-    preprocess = own.preprocess if on or name == "intensity_threshold" else default.preprocess
+    preprocess = own.preprocess if on or name == "intensity_threshold" else with_vae.preprocess
     if name not in WITHOUT_RESIDUAL and not on:
         model["residual"] = {"sign": healthy["sign"], "channel_weights": healthy["channel_weights"]}
     if name in WITH_VARIANCE and not on:

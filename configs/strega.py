@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
             },
             preprocess=Preprocess(
                 window_percentiles=(3.0, 90.0),
-                representation="fractions_excess",
+                representation="fractions_intensity",
                 grid="template",
                 size=96,
                 field_of_view_mm=192.0,

@@ -4,7 +4,8 @@
 
 The VAE models deviations from the healthy mean of each place. In trainings of 2,400 steps its decoder learnt to put out
 nothing, and the masks were those of the default (RESULTS.md; `benchmarks/vae_share.py` measures it); these had no
-rendered contrasts (`--config.data.rendered='()'`). It is here for those who want to find a VAE that does better.
+rendered contrasts (`--config.data.rendered='()'`). There is no judge of intensities here: slices show tissue alone. It
+is here for those who want to find a VAE that does better.
 """
 
 import dataclasses
@@ -22,4 +23,5 @@ def get_config() -> ConfigDict:
     residual = model.pop("residual")
     healthy = {name: model.pop(name) for name in ("atlas_heights", "empty_channels")}
     model["healthy"] = {**healthy, **residual, "reconstruction": "l2", "kl_weight": 0.1}
-    return as_config(dataclasses.replace(run, detector="cce_vae_judge", model=model))
+    preprocess = dataclasses.replace(run.preprocess, representation="fractions_excess")
+    return as_config(dataclasses.replace(run, detector="cce_vae_judge", model=model, preprocess=preprocess))

@@ -51,8 +51,11 @@ class Preprocess:
     window_percentiles: Annotated[tuple[float, float], _PERCENTILES] = (0.0, 100.0)
     tissue: Literal["fsl", "robust"] = "fsl"  # preset of the segmentation
     # pveseg, seg: one label channel (paper, sec. 3.2.1); fractions: CSF, GM, WM; fractions_excess: these and what
-    # lies beyond white matter on the classes' own intensity scale; intensity: restored image
-    representation: Literal["pveseg", "seg", "fractions", "fractions_excess", "intensity"] = "pveseg"
+    # lies beyond white matter on the classes' own intensity scale; fractions_intensity: these and the intensities
+    # themselves, on a scale of the brain's; intensity: restored image
+    representation: Literal["pveseg", "seg", "fractions", "fractions_excess", "fractions_intensity", "intensity"] = (
+        "pveseg"
+    )
     # stretch: each slice resized to the square (the paper's letter); pad: made square in mm first;
     # fixed: `field_of_view_mm` about the brain's centre; template: the same after affine alignment to MNI152
     grid: Literal["stretch", "pad", "fixed", "template"] = "pad"
@@ -68,7 +71,7 @@ class Preprocess:
     @property
     def channels(self) -> int:
         """Channels of a slice."""
-        return {"fractions": 3, "fractions_excess": 4}.get(self.representation, 1)
+        return {"fractions": 3, "fractions_excess": 4, "fractions_intensity": 5}.get(self.representation, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,11 @@
-"""The distance from the healthy mean with a judge: what it scores, and that its judge is that of `cce_vae_judge`."""
+"""The distance from the healthy mean with a judge: what it scores, and that its judge is that of `cce_vae_judge`.
 
+With a judge of intensities beside it: what either is shown, and when both are asked.
+"""
+
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ from detector_checks import check_contract, discs, fresh, train_few
 
 from strega_jax.augment.foreign import Planting
 from strega_jax.detectors.atlas_judge import AtlasJudge
+from strega_jax.detectors.base import Batch
 from strega_jax.detectors.cce_vae import CceVae
 from strega_jax.detectors.cce_vae_judge import CceVaeJudge
 from strega_jax.detectors.residual import Residual
@@ -84,7 +90,84 @@ def test_the_score_is_the_capped_weighted_distance_and_what_is_brighter_times_th
     np.testing.assert_allclose(TINY.score(variables, batch, jax.random.key(0)), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("fields", [{"atlas_heights": 0}, {"empty_channels": -1}, {"brighter": -1.0}, {"maps": ()}])
+def with_intensity(count: int = 12) -> Batch:
+    """Discs, nothing beyond white matter, and intensities as of T2w: the less solid, the brighter."""
+    batch = discs(count, 3)
+    images = batch["images"]
+    intensity = (0.2 + 0.8 * images[..., 0] + 0.3 * images[..., 1]) * batch["brain"]
+    return {**batch, "images": jnp.stack([*jnp.moveaxis(images, -1, 0), 0 * intensity, intensity], axis=-1)}
+
+
+BOTH = dataclasses.replace(TINY, residual=Residual("contrast", (2.0, 1.0, 0.5, 1.0)), intensity_share=0.25)
+
+
+@functools.cache
+def trained_both():
+    return train_few(BOTH, fresh(BOTH, 5), with_intensity(), 12, 1e-2)
+
+
+def without(variables: Any, batch: Batch) -> tuple[Any, Batch]:
+    """What a detector without intensities is given."""
+    judge = {name: {k: v for k, v in variables[name].items() if k != "intensity"} for name in ("params", "batch_stats")}
+    return {**variables, **judge}, {**batch, "images": batch["images"][..., :4]}
+
+
+def test_the_contract_is_kept_with_intensities():
+    variables, history = trained_both()
+    check_contract(BOTH, variables, with_intensity(6))
+    assert {"judge", "judge_dice", "intensity_judge", "intensity_judge_dice"} <= history[0].keys()
+    assert history[-1]["intensity_judge"] < history[0]["intensity_judge"]
+
+
+def test_the_judge_of_tissue_is_the_same_beside_one_of_intensities():
+    tissue = {**with_intensity(), "images": with_intensity()["images"][..., :4]}
+    alone = train_few(BOTH, fresh(BOTH, 4), tissue, 12, 1e-2)[0]
+    found, _ = without(trained_both()[0], with_intensity())
+    for name in ("params", "batch_stats", "atlas"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3), found[name], alone[name])
+
+
+def test_both_judges_are_asked_by_their_share_and_the_second_is_shown_intensities():
+    variables, batch = trained_both()[0], with_intensity(6)
+    tissue_variables, tissue = without(variables, batch)
+    first = np.asarray(BOTH.probability(tissue_variables, tissue))
+    # A judge of tissue is shown three times what is white matter's channel.
+    intensity = batch["images"][..., 4]
+    shown: Batch = {**batch, "images": jnp.stack([0 * intensity, 0 * intensity, intensity, 0 * intensity], axis=-1)}
+    judge = {name: variables[name]["intensity"] for name in ("params", "batch_stats")}
+    second = np.asarray(BOTH.probability({**judge, "atlas": variables["atlas"]}, shown))
+    found = np.asarray(BOTH.probability(variables, batch))
+    np.testing.assert_allclose(found, 0.75 * first + 0.25 * second, atol=1e-6)
+    assert np.abs(first - second).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("contrast", "tissue_alone"), [("T1w", True), ("T1ce", True), ("T2w", False), ("FLAIR", False)]
+)
+def test_tissue_alone_is_judged_where_its_brightness_has_the_order_of_training(contrast, tissue_alone):
+    variables, batch = trained_both()[0], with_intensity(6)
+    asked = BOTH.for_contrast(contrast, "T1w")
+    assert asked == (dataclasses.replace(BOTH, intensity_share=0.0) if tissue_alone else BOTH)
+    key = jax.random.key(0)
+    alone = np.asarray(BOTH.score(*without(variables, batch), key))
+    found = np.asarray(asked.score(variables, batch, key))
+    assert (np.abs(found - alone).max() < 1e-6) == tissue_alone
+
+
+def test_intensities_have_no_part_in_the_residual_and_no_healthy_counterpart():
+    variables, batch = trained_both()[0], with_intensity(6)
+    made = np.asarray(BOTH.reconstruct(variables, batch))
+    np.testing.assert_array_equal(made[..., 4], batch["images"][..., 4])
+    brighter: Batch = {**batch, "images": batch["images"].at[..., 4].multiply(1.5)}
+    probability = BOTH.probability(variables, batch)
+    scores = [BOTH.score_of_probability(variables, of, jax.random.key(0), probability) for of in (batch, brighter)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"atlas_heights": 0}, {"empty_channels": -1}, {"brighter": -1.0}, {"maps": ()}, {"intensity_share": 1.5}],
+)
 def test_hyperparameters_out_of_range_are_refused(fields):
     with pytest.raises(ConfigError):
         AtlasJudge(**fields)
@@ -97,6 +180,8 @@ def test_hyperparameters_out_of_range_are_refused(fields):
         ({"maps": (8, 8, 8, 8, 8)}, 3, "multiples of 64"),
         ({"empty_channels": 3}, 3, "less than 3"),
         ({"residual": Residual("contrast", (1.0,))}, 3, "3 numbers"),
+        ({"residual": Residual("contrast", (1.0,) * 5)}, 5, "4 numbers"),
+        ({"empty_channels": 4}, 5, "less than 4"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(fields, channels, said):

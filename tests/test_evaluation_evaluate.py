@@ -203,11 +203,11 @@ def test_masks_of_another_scan_and_a_device_that_fails_lose_one_case_each(cases,
     opened = open_model(small_workdir())
     scored = []
 
-    def score(images, position):
+    def score(images, position, contrast):
         scored.append(len(images))
         if len(scored) == 1:
             raise jax.errors.JaxRuntimeError("INTERNAL: the device failed")
-        return opened.model.score(images, position)
+        return opened.model.score(images, position, contrast)
 
     model: Any = SimpleNamespace(about=opened.model.about, source="m", score=score, fingerprint=lambda: "m")
     failures = evaluate(

@@ -1,7 +1,6 @@
 """Exported models: the same scores and masks as the checkpoint's, in a process without what training needs."""
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from export_formats import FORMATS
 from jax import export
 from small_workdir import small_scan, small_workdir
 
@@ -29,12 +29,7 @@ from strega_jax.slices.preprocess import preprocess
 
 pytest.importorskip("nilearn", reason="the demo cohort is made from nilearn's template")
 
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
 TIE = 2e-6  # of scores up to 1; smoothed, those of two runtimes differed by 6e-7 at most
-FORMATS = [
-    "stablehlo",
-    pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="no jax2onnx: ONNX export was NOT checked")),
-]
 
 
 @pytest.fixture(scope="module")

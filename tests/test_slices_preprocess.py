@@ -1,4 +1,7 @@
-"""The tissue-standardised intensity: classes at 1, 2, 3 whatever the scanner, and room beyond them."""
+"""The tissue-standardised intensity: classes at 1, 2, 3 whatever the scanner, and room beyond them.
+
+And the brain's intensities on a scale of their own, and slices sampled near a border or a box.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from scipy import ndimage
 from conftest import disc_volume, small_run
 from strega_jax.errors import ScanError
 from strega_jax.slices.grid import SliceGrid
-from strega_jax.slices.preprocess import tissue_standardised
+from strega_jax.slices.preprocess import brain_scaled, tissue_standardised
 
 
 @pytest.fixture
@@ -30,6 +33,22 @@ def test_class_medians_become_one_two_three_and_the_ends_go_on(labels: np.ndarra
 def test_classes_of_one_brightness_are_refused(labels: np.ndarray) -> None:
     with pytest.raises(ScanError, match="do not differ in intensity"):
         tissue_standardised(np.ones(labels.shape, np.float32), labels)
+
+
+def test_a_brains_percentiles_come_to_lie_on_one_scale_whatever_the_scanner() -> None:
+    rng = np.random.default_rng(0)
+    brain = rng.random((20, 20, 20)) < 0.7
+    image = np.where(brain, rng.normal(400, 60, brain.shape), 0).astype(np.float32)
+    scaled = brain_scaled(image, brain)
+    assert not scaled[~brain].any()
+    rank = np.argsort(image[brain])
+    count = brain.sum()
+    low, high = scaled[brain][rank[round(0.03 * count)]], scaled[brain][rank[round(0.90 * count)]]
+    assert (low, high) == (pytest.approx(0.1, abs=2e-3), pytest.approx(0.9, abs=2e-3))
+    np.testing.assert_allclose(brain_scaled(image * 7 + 30 * brain, brain), scaled, atol=1e-4)
+    image[10, 10, 9:12], brain[10, 10, 9:12] = [1, 700, 90_000], True
+    np.testing.assert_allclose(brain_scaled(image, brain)[10, 10, [9, 11]], [0.02, 2])
+    assert 0.9 < brain_scaled(image, brain)[10, 10, 10] < 2
 
 
 def test_a_volume_with_empty_space_around_it_is_smoothed_beyond_its_border() -> None:

@@ -11,7 +11,7 @@ from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
 from strega_jax.scans.demo import make_demo_cohort
 from strega_jax.scans.source import open_scan
-from strega_jax.slices.preprocess import beyond_tissue, preprocess
+from strega_jax.slices.preprocess import beyond_tissue, brain_scaled, preprocess
 from strega_jax.slices.tissue_prior import divide_tissue, grey_share
 from strega_jax.tissue import TissueMap
 
@@ -81,6 +81,19 @@ def test_flair_shows_a_t1w_model_the_templates_grey_matter_and_its_own_fluid(sca
     expected = (1 - as_flair.images[..., 0]) * share
     np.testing.assert_allclose(as_flair.images[..., 1][dark], np.maximum(expected, 1e-3)[dark], atol=5e-3)
     np.testing.assert_allclose(as_flair.images[..., :3].sum(axis=-1)[inside], 1, atol=5e-3)
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "FLAIR"])
+def test_intensities_follow_the_channels_that_are_there_without_them(scan, contrast):
+    scan = dataclasses.replace(scan, contrast=contrast)
+    plain = preprocess(scan, SETTINGS)
+    found = preprocess(scan, dataclasses.replace(SETTINGS, representation="fractions_intensity"))
+    np.testing.assert_array_equal(found.images[..., :4], plain.images)
+    whole = found.grid.sample(brain_scaled(scan.data, found.brain))[found.indices]
+    inside = plain.images.max(axis=-1) > 0
+    np.testing.assert_allclose(found.images[..., 4][inside], np.maximum(whole, 1e-3)[inside], atol=1e-5)
+    assert not found.images[~inside].any()
+    assert 0.5 < np.median(found.images[..., 4][inside]) < 1
 
 
 def test_a_model_trained_on_flair_or_without_the_template_sees_its_own_classes(scan):

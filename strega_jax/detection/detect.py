@@ -79,7 +79,7 @@ def anomaly_map(
     model: Scorer, scan: Scan, slices: SliceVolume, settings: Postprocess
 ) -> tuple[Float[np.ndarray, "x y z"], Scores]:
     """Refined scores on the scan's canonical grid, 0 outside the brain; and what the network says of its slices."""
-    found = model.score(slices.images, slices.position)
+    found = model.score(slices.images, slices.position, scan.contrast)
     return slices.back(_refined(found.score, scan, slices, model, settings)), found
 
 

@@ -1,6 +1,6 @@
 """The one interface behind which every detector lives."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -75,6 +75,15 @@ class Judging(Protocol):
         self, variables: Variables, batch: Batch, key: PRNGKeyArray, probability: Float[Array, "b h w"]
     ) -> Float[Array, "b h w"]:
         """What `score` returns, given what `probability` returned for the same batch."""
+        ...
+
+
+@runtime_checkable
+class ByContrast(Protocol):
+    """A detector that scores scans of some contrasts in another way than those of the training contrast."""
+
+    def for_contrast(self, contrast: str, trained: str) -> Self:
+        """The detector for scans of `contrast`, where the model was trained on `trained`; of the same variables."""
         ...
 
 

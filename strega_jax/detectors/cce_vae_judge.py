@@ -41,7 +41,8 @@ class CceVaeJudge(Judged):
         vae_key, plant_key, vary_key = jax.random.split(key, 3)
         vae_loss, aux = self._healthy.loss(_part(variables, "healthy"), batch, vae_key, step)
         usual = self._usual(variables, batch)
-        loss, metrics, renewed = self.judge_loss(_part(variables, "judge"), batch, usual, (plant_key, vary_key))
+        judge, shown = _part(variables, "judge"), tissue_scale(batch["images"])
+        loss, metrics, renewed = self.judge_loss(judge, shown, batch, usual, (plant_key, vary_key))
         mutable = _joined({"healthy": aux.mutable, "judge": renewed})
         return vae_loss + loss, Aux({**aux.metrics, **metrics}, mutable)
 
@@ -62,7 +63,8 @@ class CceVaeJudge(Judged):
 
     def probability(self, variables: Variables, batch: Batch) -> Float[Array, "b h w"]:
         """How sure the judge is that a pixel is foreign."""
-        return self.judge_probability(_part(variables, "judge"), batch, self._usual(variables, batch))
+        usual = self._usual(variables, batch)
+        return self.judge_probability(_part(variables, "judge"), tissue_scale(batch["images"]), batch, usual)
 
     @property
     def _healthy(self) -> CceVae:

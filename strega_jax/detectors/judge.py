@@ -68,18 +68,23 @@ class Judged:
         return initialise(self._judge, key, (h, w, FEATURES))
 
     def judge_loss(
-        self, judge: Variables, batch: Batch, usual: Float[Array, "b h w"], keys: tuple[PRNGKeyArray, PRNGKeyArray]
+        self,
+        judge: Variables,
+        shown: Float[Array, "b h w"],
+        batch: Batch,
+        usual: Float[Array, "b h w"],
+        keys: tuple[PRNGKeyArray, PRNGKeyArray],
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], Variables]:
         """Cross-entropy a brain pixel and half of the soft Dice loss, of anomalies planted in a batch.
 
-        `keys` are those of planting and of changing the appearance. Returns the loss, the metrics `judge`
-        (cross-entropy) and `judge_dice` (soft), and the renewed collections.
+        `shown` are its slices on the tissue scale; `keys` those of planting and of changing the appearance. Returns
+        the loss, the metrics `judge` (cross-entropy) and `judge_dice` (soft), and the renewed collections.
         """
         import optax
 
         plant_key, vary_key = keys
         brain = batch["brain"] > 0
-        planted, foreign = plant(plant_key, tissue_scale(batch["images"]), brain, self.planting)
+        planted, foreign = plant(plant_key, shown, brain, self.planting)
         features = _features(vary(vary_key, planted, brain), usual)
         result: Any = self._judge.apply(judge, features, train=True, mutable=["batch_stats"])
         logits, renewed = result
@@ -92,9 +97,14 @@ class Judged:
         )
         return entropy + 0.5 * (1.0 - dice), {"judge": entropy, "judge_dice": dice}, renewed
 
-    def judge_probability(self, judge: Variables, batch: Batch, usual: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-        """How sure the judge is that a pixel is foreign: mean of what it says of the slice and of its mirror image."""
-        tissue = tissue_scale(batch["images"]) * batch["brain"]
+    def judge_probability(
+        self, judge: Variables, shown: Float[Array, "b h w"], batch: Batch, usual: Float[Array, "b h w"]
+    ) -> Float[Array, "b h w"]:
+        """How sure the judge is that a pixel is foreign: mean of what it says of the slice and of its mirror image.
+
+        `shown` are the batch's slices on the tissue scale.
+        """
+        tissue = shown * batch["brain"]
         # Both in one batch: the network is compiled once. Stacked and reshaped, for ONNX export cannot yet tell how
         # many rows a concatenation along a batch of any size has.
         both, usual = (jnp.stack([x, x[:, ::-1]]).reshape(-1, *x.shape[1:]) for x in (tissue, usual))

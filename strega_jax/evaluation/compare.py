@@ -53,10 +53,12 @@ class TimedModel:
         """The model's."""
         return self.model.source
 
-    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
+    ) -> Scores:
         """As the model's."""
         begin = time.perf_counter()
-        result = self.model.score(images, position)
+        result = self.model.score(images, position, contrast)
         self.seconds.append(time.perf_counter() - begin)
         return result
 

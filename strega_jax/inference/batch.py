@@ -149,14 +149,14 @@ def detect_all(
     """
 
     background = ThreadPoolExecutor(2)
-    warming: list[Future[None]] = []
+    warming: dict[str, Future[None]] = {}
 
     def read(job: Job) -> _Work:
         work = _Work(job, made_of(job, opened, settings))
         work.skipped = not settings.overwrite and _is_complete(job, work.made, settings)
         if not work.skipped:
-            if not warming:
-                warming.append(background.submit(warm_up, opened.model))
+            if job.contrast not in warming:
+                warming[job.contrast] = background.submit(warm_up, opened.model, job.contrast)
             work.scan = job.read()
             memory.give_back_after_fine(work.scan.data.size)
         return work
@@ -178,7 +178,7 @@ def detect_all(
 
     def detect(work: _Work) -> _Work:
         if work.scan is not None and work.slices is not None:
-            warming[0].result()
+            warming[work.job.contrast].result()
             work.detection = detect_slices(
                 opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
             )

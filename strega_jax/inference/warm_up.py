@@ -6,8 +6,8 @@ from strega_jax.models.scorer import Scorer
 from strega_jax.slices import align
 
 
-def warm_up(model: Scorer) -> None:
-    """Trace the programs of alignment and scoring, and compile them or fetch them from the cache.
+def warm_up(model: Scorer, contrast: str) -> None:
+    """Trace the programs of alignment and of scoring a contrast, and compile them or fetch them from the cache.
 
     Raises:
         CheckpointError: the model's weights are not what its settings say.
@@ -15,4 +15,4 @@ def warm_up(model: Scorer) -> None:
     about = model.about
     if about.preprocess.grid == "template":
         align.prepare()
-    model.score(np.zeros((1, *about.image_shape), np.float32), np.zeros(1, np.float32))
+    model.score(np.zeros((1, *about.image_shape), np.float32), np.zeros(1, np.float32), contrast)

@@ -130,7 +130,7 @@ def load_calibration(checkpoint: PathLike) -> Calibration | None:
 
 def _scores(model: Scorer, store: SliceStore, entry: Entry, settings: Postprocess) -> np.ndarray:
     images = np.asarray(store.array(entry), np.float32)
-    scores = model.score(images, np.array(entry.positions, np.float32)).score
+    scores = model.score(images, np.array(entry.positions, np.float32), entry.contrast).score
     rows = np.array(entry.indices) - entry.indices[0]
     stack = np.zeros((rows[-1] + 1, *scores.shape[1:]), np.float32)
     brain = np.zeros(stack.shape, bool)

@@ -2,14 +2,15 @@
 
 The file is a zip archive: `about.json` with the settings of preprocessing and postprocessing, what healthy brains
 score in each contrast, and the training cohort in numbers; and `network.stablehlo` or `network.onnx`, the program
-from stored slices to scores, reconstructions and, with a judge, probabilities, weights and normalisation inside.
+from stored slices to scores, reconstructions and, with a judge, probabilities, weights and normalisation inside. Where
+scans of other contrasts are scored in another way, `about.json` says which of them by `network_1` and so on.
 """
 
 import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from strega_jax.scans.splits import SplitRule
 
 FORMAT = 2
 ABOUT = "about.json"
-NETWORK = {"stablehlo": "network.stablehlo", "onnx": "network.onnx"}
+KINDS = ("stablehlo", "onnx")
 # Slices scored at once. The program takes any number; one number means one compilation.
 BATCH = 16
 # Fixed, so that the same model gives the same bytes.
@@ -55,11 +56,14 @@ class ExportedModel:
 
     about: ExportedAbout
     source: str
-    network: Network
+    networks: tuple[Network, ...]
+    of_contrast: Mapping[str, int]  # which of them is a contrast's, where it is not the first
     digest: str  # of the file's content
 
-    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
-        """What the model says of unnormalised slices.
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
+    ) -> Scores:
+        """What the model says of unnormalised slices; of a scan of this contrast, "": of the training contrast.
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on.
@@ -68,13 +72,13 @@ class ExportedModel:
         require_own_threads()
         if images.shape[1:] != self.about.image_shape:
             raise CheckpointError(f"{self.source} takes slices of {self.about.image_shape}, not {images.shape[1:]}")
-        batches = []
+        network, batches = self.networks[self.of_contrast.get(contrast, 0)], []
         for number, start in enumerate(range(0, len(images), BATCH)):
             part, height = images[start : start + BATCH], position[start : start + BATCH]
             missing = BATCH - len(part)
             part = np.pad(part.astype(np.float32), [(0, missing), (0, 0), (0, 0), (0, 0)])
             height = np.pad(height.astype(np.float32), (0, missing))
-            found = self.network(part, height, np.array(number, np.int32))
+            found = network(part, height, np.array(number, np.int32))
             batches.append([np.asarray(of)[: BATCH - missing] for of in found])
         return joined(batches)
 
@@ -83,13 +87,14 @@ class ExportedModel:
         return self.digest
 
 
-def write_exported(path: Path, kind: str, network: bytes, about: dict[str, Any]) -> None:
+def write_exported(path: Path, kind: str, networks: Sequence[bytes], about: dict[str, Any]) -> None:
     """Write the file; `about` holds `run`, `preprocess`, `image_shape`, `training_scans`, `training_slices`,
-    `split`, `calibration` and `reference` (these three or None)."""
+    `of_contrast`, `split`, `calibration` and `reference` (these three or None)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "kind": kind, **about}, indent=2)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in ((ABOUT, text.encode()), (NETWORK[kind], network)):
+        programs = ((_member(kind, number), network) for number, network in enumerate(networks))
+        for name, content in ((ABOUT, text.encode()), *programs):
             archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), content, zipfile.ZIP_DEFLATED)
 
 
@@ -110,7 +115,10 @@ def load_exported(path: Path) -> Opened:
                 raise CheckpointError(
                     f"{path}: format {fields['format']}, this version reads {FORMAT}; export its checkpoint again"
                 )
-            kind, program = fields["kind"], archive.read(NETWORK[fields["kind"]])
+            kind, of_contrast = fields["kind"], dict(fields.get("of_contrast", {}))
+            programs = [
+                archive.read(_member(kind, number)) for number in range(1 + max(of_contrast.values(), default=0))
+            ]
         about = ExportedAbout(
             Run.from_mapping(fields["run"]),
             build_dataclass(Preprocess, fields["preprocess"], "preprocess"),
@@ -121,13 +129,20 @@ def load_exported(path: Path) -> Opened:
         )
         calibration = Calibration.from_dict(fields["calibration"]) if fields["calibration"] else None
         reference = Reference.from_dict(fields["reference"]) if fields["reference"] else None
-        network = _stablehlo(program) if kind == "stablehlo" else _onnx(program)
+        networks = tuple(_stablehlo(program) if kind == "stablehlo" else _onnx(program) for program in programs)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read now ({error})") from error
     except (ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a model of `python -m strega_jax.export`, or damaged ({error})") from error
-    digest = hashlib.sha256(text + program).hexdigest()
-    return Opened(ExportedModel(about, str(path), network, digest), calibration, reference)
+    digest = hashlib.sha256(b"".join((text, *programs))).hexdigest()
+    return Opened(ExportedModel(about, str(path), networks, of_contrast, digest), calibration, reference)
+
+
+def _member(kind: str, number: int) -> str:
+    """The name of a network in the archive. Raises KeyError for a kind that there is none of."""
+    if kind not in KINDS:
+        raise KeyError(kind)
+    return f"network_{number}.{kind}" if number else f"network.{kind}"
 
 
 def _stablehlo(program: bytes) -> Network:

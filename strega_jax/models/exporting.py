@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from strega_jax.errors import ConfigError
 from strega_jax.models.exported import write_exported
-from strega_jax.models.model import Model, score_and_reconstruct
+from strega_jax.models.model import Model, detector_for, score_and_reconstruct
 from strega_jax.models.opened import Opened
+from strega_jax.scans.contrast import NAMES
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,22 +28,30 @@ def export_model(opened: Opened, output: Path, kind: str) -> None:
     model = opened.model
     if not isinstance(model, Model):
         raise ConfigError(f"{model.source} is an exported model already; give the checkpoint")
-    network = to_stablehlo(model) if kind == "stablehlo" else to_onnx(model)
+    own = detector_for(model.detector, model.about, "")
+    detectors = list(dict.fromkeys([own, *(detector_for(model.detector, model.about, name) for name in NAMES)]))
+    convert = to_stablehlo if kind == "stablehlo" else to_onnx
+    networks = [convert(dataclasses.replace(model, detector=detector)) for detector in detectors]
+    places = {name: detectors.index(detector_for(model.detector, model.about, name)) for name in NAMES}
     about = {
         "run": model.about.run.to_dict(),
         "preprocess": dataclasses.asdict(model.about.preprocess),
         "image_shape": list(model.about.image_shape),
         "training_scans": model.about.training_scans,
         "training_slices": model.about.training_slices,
+        "of_contrast": {name: place for name, place in places.items() if place},
         "split": model.about.split and dataclasses.asdict(model.about.split),
         "calibration": opened.calibration and dataclasses.asdict(opened.calibration),
         "reference": opened.reference.to_dict() if opened.reference else None,
     }
-    write_exported(output, kind, network, about)
+    write_exported(output, kind, networks, about)
 
 
 def program_of(model: Model) -> Callable[[Array, Array, Array], tuple[Array, ...]]:
-    """Stored slices, their positions and the number of the batch → what `score_and_reconstruct` returns."""
+    """Stored slices, their positions and the number of the batch → what `score_and_reconstruct` returns.
+
+    The model's detector is used as it is, for whatever contrast.
+    """
     seed = model.about.run.seed
 
     def program(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from strega_jax.detectors import build
-from strega_jax.detectors.base import Batch, Detector, Judging, Restoring, Variables
+from strega_jax.detectors.base import Batch, ByContrast, Detector, Judging, Restoring, Variables
 from strega_jax.errors import CheckpointError
 from strega_jax.forked import require_own_threads
 from strega_jax.models.about import About
@@ -40,17 +40,25 @@ class Model:
     source: str  # where it was loaded from
 
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[Array, ...]]:
-        """Compiled, for variables, one batch of slices and its number, by which it has its share of random numbers."""
+    def _programs(self) -> dict[Detector, Callable[..., tuple[Array, ...]]]:
+        return {}
 
+    def _program(self, contrast: str) -> Callable[..., tuple[Array, ...]]:
+        """Compiled, for variables, one batch of slices and its number, by which it has its share of random numbers."""
+        detector = detector_for(self.detector, self.about, contrast)
+        if detector not in self._programs:
+            self._programs[detector] = self._compiled(detector)
+        return self._programs[detector]
+
+    def _compiled(self, detector: Detector) -> Callable[..., tuple[Array, ...]]:
         def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, ...]:
             key = jax.random.fold_in(jax.random.key(self.about.run.seed), number)
-            return score_and_reconstruct(self.detector, self.about.normalisation, variables, raw, key)
+            return score_and_reconstruct(detector, self.about.normalisation, variables, raw, key)
 
         shapes = {"images": (SCORING_BATCH, *self.about.image_shape), "position": (SCORING_BATCH,)}
         raw = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         try:
-            kept = Program(program, about=f"{self.detector} {self.about.normalisation} {self.about.run.seed}")
+            kept = Program(program, about=f"{detector} {self.about.normalisation} {self.about.run.seed}")
             return kept.ready(self.variables, raw, np.int32(0))
         except Exception as error:
             from flax.errors import FlaxError  # loaded by now, if it is one
@@ -61,8 +69,10 @@ class Model:
                 f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"
             ) from error
 
-    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
-        """What the model says of unnormalised slices.
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
+    ) -> Scores:
+        """What the model says of unnormalised slices; of a scan of this contrast, "": of the training contrast.
 
         Raises:
             CheckpointError: the slices are not of the shape the model was trained on, or the weights of another one.
@@ -75,9 +85,9 @@ class Model:
                 f"these are {images.shape[1:]}; prepare them with the checkpoint's own settings"
             )
         images, position = images.astype(np.float32, copy=False), position.astype(np.float32, copy=False)
-        batches = []
+        program, batches = self._program(contrast), []
         for number, (raw, real) in enumerate(padded_batches(images, position, SCORING_BATCH)):
-            found = self._program(self.variables, raw, np.int32(number))
+            found = program(self.variables, raw, np.int32(number))
             batches.append([np.asarray(of)[:real] for of in found])
         return joined(batches)
 
@@ -87,6 +97,12 @@ class Model:
         for leaf in jax.tree.leaves(self.variables):
             total.update(np.ascontiguousarray(leaf).tobytes())
         return total.hexdigest()
+
+
+def detector_for(detector: Detector, about: About, contrast: str) -> Detector:
+    """The detector for scans of this contrast, "": of the training contrast."""
+    trained = about.preprocess.contrast
+    return detector.for_contrast(contrast or trained, trained) if isinstance(detector, ByContrast) else detector
 
 
 def score_and_reconstruct(

@@ -35,8 +35,10 @@ class Scorer(Protocol):
         """The file or folder it was loaded from."""
         ...
 
-    def score(self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"]) -> Scores:
-        """What the model says of unnormalised slices."""
+    def score(
+        self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
+    ) -> Scores:
+        """What the model says of unnormalised slices; of a scan of this contrast, "": of the training contrast."""
         ...
 
     def fingerprint(self) -> str:

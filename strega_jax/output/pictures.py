@@ -21,7 +21,7 @@ OUTLINE_PIXELS = 2
 # Okabe and Ito's: told apart by colour-blind readers.
 MARK, BOX, ENHANCED = (213, 94, 0), (86, 180, 233), (0, 158, 115)
 # Grey value of a pixel that is all CSF, GM, WM; what is beyond WM goes on to white.
-TISSUE_GREY = (0.15, 0.5, 0.8, 0.2)
+TISSUE_GREY = (0.15, 0.5, 0.8, 0.2, 0.0)
 STAGES = ("what the network saw", "what it expects of a healthy brain", "how they differ", "anomaly score")
 
 

@@ -6,6 +6,7 @@ its centre of gravity and size. Where the brain is cut off, or that fit is poor,
 must fit better than any other orientation does (`incomplete`).
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -92,6 +93,7 @@ def align_to_template(
     return pose
 
 
+@functools.cache
 def prepare() -> None:
     """Load the template, and compile the alignment's program or fetch it from where it is kept."""
     nowhere, start = np.zeros((GRID_VOXELS,) * 3 + (4,), np.float32), np.zeros(12, np.float32)

@@ -27,7 +27,10 @@ BRAIN_FLOOR = 1e-3
 INTENSITY_PERCENTILE = 98.0
 INTENSITY_CEILING = 2.0
 WHITE = 3.0  # white matter on the scale of `tissue_standardised`
-FRACTIONS = ("fractions", "fractions_excess")  # representations of tissue shares
+FRACTIONS = ("fractions", "fractions_excess", "fractions_intensity")  # representations of tissue shares
+# Where these percentiles of the brain's intensities end up in the channel of intensities, and its range.
+BRAIN_PERCENTILES, THEIR_VALUES = (3.0, 90.0), (0.1, 0.9)
+BRAIN_RANGE = (0.02, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +39,8 @@ class SliceVolume:
 
     Attributes:
         images: (k, h, w, c) float32; tissue labels divided by 3, fractions (CSF, GM, WM), these and how far
-            beyond white matter (0 to 1), or intensities relative to the brain's bright end; 0 outside the brain
-            and > 0 inside it.
+            beyond white matter (0 to 1), both and intensities on a scale of the brain's (0.02 to 2), or intensities
+            relative to the brain's bright end; 0 outside the brain and > 0 inside it.
         indices: (k,) index of each slice in the grid; slices with too little brain are left out.
         position: (k,) float32 height of each slice: 0 the grid's lowest, 1 its highest.
         grid: how slices lie over the scan.
@@ -128,6 +131,8 @@ def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVol
     borrowed = _is_borrowed(contrast, settings)
     image, there = scan.data[box], tissue.part(box)
     maps = [there.pve[..., 0], beyond_tissue(image, there)] if borrowed else _channels(image, there, settings)
+    if settings.representation == "fractions_intensity":
+        maps.append(brain_scaled(image, there.seg > 0))
 
     def sampled(channel: np.ndarray) -> np.ndarray:
         return grid.sample_part(channel, box, brain.shape)
@@ -143,6 +148,7 @@ def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVol
     if borrowed:
         images = divide_tissue(channels[0], channels[1], grey_share(settings, scan.spacing_mm[2])[indices])
         images = images[..., :3] if settings.representation == "fractions" else images
+        images = np.concatenate([images, *(channel[..., None] for channel in channels[2:])], axis=-1)
     elif settings.representation in FRACTIONS:
         images = np.stack([*channels[:2], share - channels[0] - channels[1], *channels[2:]], axis=-1)
     else:
@@ -207,6 +213,19 @@ def _channels(
         return [np.clip(restored / np.float32(bright), 0, INTENSITY_CEILING)]
     labels = tissue.pveseg if settings.representation == "pveseg" else tissue.seg
     return [labels.astype(np.float32) / np.float32(3)]
+
+
+def brain_scaled(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
+    """Intensities of the brain on a scale that scanners share: a low and a high percentile at 0.1 and 0.9.
+
+    The whole range of the scan is kept, from 0.02 to 2; no bias field is taken out; 0 outside the brain.
+    """
+    inside = image[brain]
+    low, high = np.percentile(inside, BRAIN_PERCENTILES)
+    least, most = THEIR_VALUES
+    scaled = np.zeros(image.shape, np.float32)
+    scaled[brain] = np.clip((inside - low) * ((most - least) / max(float(high - low), 1e-6)) + least, *BRAIN_RANGE)
+    return scaled
 
 
 def beyond_tissue(image: Float[np.ndarray, "x y z"], tissue: TissueMap) -> Float[np.ndarray, "x y z"]:
