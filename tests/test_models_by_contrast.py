@@ -2,6 +2,8 @@
 
 import dataclasses
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,16 +11,21 @@ import numpy as np
 import pytest
 from export_formats import FORMATS
 
+from conftest import disc_volume, small_run
 from strega_jax.config import Preprocess, Run
+from strega_jax.detection.detect import anomaly_map
 from strega_jax.detectors.atlas_judge import AtlasJudge
 from strega_jax.inference.warm_up import warm_up
 from strega_jax.models.about import About
+from strega_jax.models.calibration import calibrate
 from strega_jax.models.exporting import export_model
 from strega_jax.models.model import Model
 from strega_jax.models.opened import Opened
 from strega_jax.models.opening import open_model
+from strega_jax.models.scorer import Scores
 from strega_jax.scans.contrast import NAMES
-from strega_jax.slices.store import Normalisation
+from strega_jax.scans.scan import Scan
+from strega_jax.slices.store import Normalisation, SliceStore
 
 FIELDS: dict[str, Any] = {"atlas_heights": 2, "maps": (4, 4), "blocks": 1}
 
@@ -66,6 +73,26 @@ def test_an_exported_model_scores_every_contrast_as_its_checkpoint(kind, slices,
     for contrast in ("", *NAMES):
         for found, of in zip(exported.score(*slices, contrast), model.score(*slices, contrast), strict=True):
             np.testing.assert_allclose(found, of, atol=1e-4)
+
+
+@pytest.mark.parametrize("contrast", ["", "T2w"])
+def test_the_contrast_of_a_scan_reaches_the_model(contrast, disc_store):
+    run, asked = small_run(), []
+
+    def score(images, position, contrast):
+        asked.append(contrast)
+        return Scores(images[..., 0], images, None)
+
+    about = SimpleNamespace(preprocess=run.preprocess, run=run)
+    model: Any = SimpleNamespace(about=about, source="stub", score=score, fingerprint=str)
+    slices = disc_volume(np.random.default_rng(0), run.preprocess)
+    scan = Scan.from_array(slices.brain.astype(np.float32), np.eye(4), Path("scan.nii"))
+    scan = dataclasses.replace(scan, contrast=contrast)
+    anomaly_map(model, scan, slices, run.postprocess)
+    assert asked == [contrast]
+    dev = [dataclasses.replace(entry, contrast=contrast) for entry in disc_store.of_split("dev")]
+    calibrate(model, SliceStore(disc_store.path, disc_store.settings, None, tuple(dev)), run.postprocess)
+    assert asked == [contrast, contrast]
 
 
 def test_what_is_warmed_up_is_what_a_contrast_is_scored_with(slices, monkeypatch):
