@@ -33,7 +33,8 @@ KEPT = Path(__file__).parent / "results"
 
 TRAININGS = {
     ("seeds", "weights"): "the default",
-    ("trainings", "weights"): "not grown by probability",
+    ("seeds", "tissue"): "tissue judged alone",
+    ("trainings", "weights"): "nor grown by probability",
     ("trainings", "plain"): "nor trained on rendered contrasts",
 }
 """Run and method → its column; each is what the one before is not."""

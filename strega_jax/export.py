@@ -4,9 +4,9 @@
     python -m strega_jax.export --checkpoint=runs/ixi_t1 --format=weights --output=weights/
     python -m strega_jax.predict --checkpoint=ixi_t1.zip --input=patient.nii.gz --output=found/
 
-The file holds the network with its weights and normalisation, the settings of pre- and postprocessing, and the
-training cohort in numbers for the input checks; a threshold from healthy scans becomes a fixed one. Formats:
-stablehlo (any batch size; CPU, CUDA and TPU; run by JAX) and onnx (run by onnxruntime; needs
+The file holds the network with its weights and normalisation (twice where contrasts are scored in two ways), the
+settings of pre- and postprocessing, what healthy brains score, and the training cohort in numbers for the input
+checks. Formats: stablehlo (any batch size; CPU, CUDA and TPU; run by JAX) and onnx (run by onnxruntime; needs
 pip install 'strega-jax[onnx]' to write and to run). Segmentation into tissues is JAX in both. The format weights
 is a folder with a safetensors file, a fraction of a checkpoint's size.
 """

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from strega_jax.detectors import build
 from strega_jax.errors import CheckpointError
@@ -44,7 +44,7 @@ def save_weights(opened: Opened, folder: Path) -> None:
         for name, value in traverse_util.flatten_dict(model.variables, sep="/").items()
     }
     with replacing(folder / FILE) as temporary:
-        save_file(flat, temporary)
+        temporary.write_bytes(save(flat))  # `save_file` would let nobody else read it
     write_json(folder / "about.json", model.about.to_dict())
     save_reference(folder, opened.reference)
     if opened.calibration is not None:
