@@ -97,4 +97,4 @@ def test_weights_of_another_network_are_told_when_the_model_is_first_used(tmp_pa
     (tmp_path / "about.json").write_text(json.dumps(about))
     other = open_model(tmp_path)
     with pytest.raises(CheckpointError, match="weights are not those of atlas_judge with these settings"):
-        other.model.score(np.zeros((1, 96, 96, 4), np.float32), np.zeros(1, np.float32))
+        other.model.score(np.zeros((1, 96, 96, 5), np.float32), np.zeros(1, np.float32))
