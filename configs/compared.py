@@ -3,10 +3,10 @@
     python -m strega_jax.train --config=configs/compared.py:NAME --workdir=runs/compared/NAME \\
         --config.data.store=stores/ixi_t1w
 
-NAME is one of `BUDGETS`. Slices (without intensities), augmentation and postprocessing are the default's, and so are the weights of the
-residual's channels: only the method differs. `NAME@intensity` is the same detector on restored intensities of the
-same grid, with a store of its own. Maps and steps are such that each trains for a few minutes on a core, which is
-little: it is a comparison at one budget, not of what each method can reach.
+NAME is one of `BUDGETS`. Slices (without intensities), augmentation and postprocessing are the default's, and so are
+the weights of the residual's channels: only the method differs. `NAME@intensity` is the same detector on restored
+intensities of the same grid, with a store of its own. Maps and steps are such that each trains for a few minutes on a
+core, which is little: it is a comparison at one budget, not of what each method can reach.
 """
 
 import dataclasses

@@ -5,12 +5,12 @@
 Differs from the method as described in the paper where the data ask for it. Training brains (2 mm, T1w) and patients
 (1 mm or thick slices, T1ce, T2w) differ in pose, spacing and contrast: every scan is segmented after its intensities
 are windowed, and its CSF, GM and WM fractions are sampled on one 2 mm grid after affine alignment to MNI152, beside
-what lies beyond white matter, and its intensities. Training brains are rendered as T1ce, T2w and FLAIR, too, before they
-are segmented: so the judge knows what the segmentation makes of these. What differs from the healthy mean of its place is
-weighed by that judge, which learnt on noise planted in healthy slices what is foreign; in T2w and FLAIR, whose tissues
-are told apart less well, by a second one, too, which sees intensities. Hemispheres are compared; a lesion grows from
-seeds that healthy brains hardly ever reach, in T1w and T1ce over what the judge is sure of, too, and ends where its
-intensities do. The paper's VAE, which added nothing to the mean, is that of configs/strega_vae.py.
+what lies beyond white matter, and its intensities. Training brains are rendered as T1ce, T2w and FLAIR, too, before
+they are segmented: so the judge knows what the segmentation makes of these. What differs from the healthy mean of its
+place is weighed by that judge, which learnt on noise planted in healthy slices what is foreign; in T2w and FLAIR, whose
+tissues are told apart less well, by a second one, too, which sees intensities. Hemispheres are compared; a lesion grows
+from seeds that healthy brains hardly ever reach, in T1w and T1ce over what the judge is sure of, too, and ends where
+its intensities do. The paper's VAE, which added nothing to the mean, is that of configs/strega_vae.py.
 
 Measured with 140 training brains of IXI (Hammersmith, 3 T, 2 mm): mean Dice 0.74 on seven BraTS T1ce volumes, 0.79 on
 four T2w, 0.88 on six FLAIR, 0.86 on the seven patients' contrasts together, 0.62 on twelve glioblastoma volumes by the
@@ -28,8 +28,8 @@ def get_config() -> ConfigDict:
     """See the module's docstring."""
     return as_config(
         Run(
-            # CSF and GM where WM is usual, CSF where GM is, and what is beyond WM (its channel is a third of the scale);
-            # half of the probability is the judge of intensities' where both are asked
+            # CSF and GM where WM is usual, CSF where GM is, and what is beyond WM (its channel is a third of the
+            # scale); half of the probability is the judge of intensities', where both are asked
             detector="atlas_judge",
             model={
                 "atlas_heights": 39,
