@@ -36,7 +36,7 @@ def config_of(name: str, *arguments: str) -> Run:
 
 
 @pytest.mark.parametrize("name", names())
-def test_the_comparison_gives_every_detector_the_defaults_input_and_postprocessing(name):
+def test_the_comparison_gives_every_detector_the_defaults_tissue_and_postprocessing(name):
     run, default = config_of("compared", name), config_of("strega")
     detector = build(run.detector, run.model)
     size, channels = run.preprocess.size, run.preprocess.channels
@@ -44,7 +44,8 @@ def test_the_comparison_gives_every_detector_the_defaults_input_and_postprocessi
     assert run.detector == name
     assert (run.preprocess.grid, size) == (default.preprocess.grid, default.preprocess.size)
     if name != "intensity_threshold":  # which looks at one channel
-        assert run.preprocess == default.preprocess
+        tissue = dataclasses.replace(default.preprocess, representation="fractions_excess")
+        assert run.preprocess == tissue
     if name != "tissue_class":  # its fraction has a threshold of its own
         refinement = dataclasses.replace(run.postprocess, clip=default.postprocess.clip).refinement
         assert refinement == default.postprocess.refinement
