@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     run = run_of(Path(__file__).with_name("strega.py"))
     model = dict(run.model)
     residual = model.pop("residual")
+    del model["intensity_share"]
     healthy = {name: model.pop(name) for name in ("atlas_heights", "empty_channels")}
     model["healthy"] = {**healthy, **residual, "reconstruction": "l2", "kl_weight": 0.1}
     preprocess = dataclasses.replace(run.preprocess, representation="fractions_excess")
