@@ -41,7 +41,7 @@ class Fluid:
     about: Any = type("About", (), {"preprocess": RUN.preprocess, "run": RUN})
     source = "runs/fluid"
 
-    def score(self, images: Any, position: Any) -> Scores:
+    def score(self, images: Any, position: Any, contrast: str = "") -> Scores:
         return Scores(images[..., 0], images, None)
 
     def fingerprint(self) -> str:
@@ -51,7 +51,7 @@ class Fluid:
 class Sure(Fluid):
     """The same; grey matter is what it is sure of."""
 
-    def score(self, images: Any, position: Any) -> Scores:
+    def score(self, images: Any, position: Any, contrast: str = "") -> Scores:
         return Scores(images[..., 0], images, images[..., 1])
 
 

@@ -62,7 +62,7 @@ def test_the_reconstruction_is_the_mean_of_the_training_images_and_empty_channel
     detector = AtlasJudge(atlas_heights=1, empty_channels=1, maps=(4, 4), blocks=1)
     batch = discs(8, 3)
     variables = fresh(detector, 3)
-    _, aux = detector.loss(variables, batch, jax.random.key(0), jnp.int32(0))
+    _, aux = jax.jit(detector.loss)(variables, batch, jax.random.key(0), jnp.int32(0))
     made = np.asarray(detector.reconstruct({**variables, **aux.mutable}, batch))
     images, brain = np.asarray(batch["images"]), np.asarray(batch["brain"])[..., None]
     mean = (images * brain).sum(0) / np.maximum(brain.sum(0), 1)

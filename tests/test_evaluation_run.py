@@ -38,7 +38,7 @@ class Model:
     def about(self) -> About:
         return About(self.run, self.run.preprocess, Normalisation((0.0,) * 3, (1.0,) * 3), (32, 32, 3), 8, 4, 40)
 
-    def score(self, images: Any, position: Any) -> Scores:
+    def score(self, images: Any, position: Any, contrast: str = "") -> Scores:
         return Scores(images[..., 2], images * 0.5, None)
 
     def fingerprint(self) -> str:
