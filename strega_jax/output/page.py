@@ -115,8 +115,9 @@ def _stages_section(picture: str) -> str:
     return section(
         "Why it was marked",
         "<p>The slice of the network's input with most detections. Where the input is tissue fractions, CSF is dark, "
-        "grey matter grey, white matter bright. The score weighs the differences as the model was set to; what of it "
-        "passes the threshold is marked. Each heat map is scaled to its own maximum.</p>"
+        "grey matter grey, white matter bright; the scan's intensities, which a model may see beside them, are "
+        "those of the slices above. The score weighs the differences as the model was set to; what of it passes the "
+        "threshold is marked. Each heat map is scaled to its own maximum.</p>"
         f'<div id="stages"><img alt="{", ".join(STAGES)}" src="{picture}"><div>{captions}</div></div>',
     )
 
