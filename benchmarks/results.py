@@ -32,8 +32,9 @@ from strega_jax.evaluation.statistics import MIN_SUBJECTS, bootstrap_interval, b
 KEPT = Path(__file__).parent / "results"
 
 TRAININGS = {
-    ("seeds", "weights"): "tissue judged alone",
-    ("trainings", "weights"): "not grown by probability",
+    ("seeds", "weights"): "the default",
+    ("seeds", "tissue"): "tissue judged alone",
+    ("trainings", "weights"): "nor grown by probability",
     ("trainings", "plain"): "nor trained on rendered contrasts",
 }
 """Run and method → its column; each is what the one before is not."""
