@@ -129,6 +129,7 @@ def test_the_packaged_weights_exported_score_and_mask_the_same_on_five_scans(ill
 
 def test_weights_alone_detect_as_their_checkpoint(opened, tmp_path):
     save_weights(opened, tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # whoever may read one may read all
     alone = open_model(tmp_path)
     assert alone.reference == opened.reference
     assert alone.calibration == opened.calibration

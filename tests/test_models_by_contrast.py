@@ -23,6 +23,7 @@ from strega_jax.models.model import Model
 from strega_jax.models.opened import Opened
 from strega_jax.models.opening import open_model
 from strega_jax.models.scorer import Scores
+from strega_jax.programs import Program
 from strega_jax.scans.contrast import NAMES
 from strega_jax.scans.scan import Scan
 from strega_jax.slices.store import Normalisation, SliceStore
@@ -99,6 +100,6 @@ def test_what_is_warmed_up_is_what_a_contrast_is_scored_with(slices, monkeypatch
     model = made()
     warm_up(model, "T1ce")
     warm_up(model, "FLAIR")
-    monkeypatch.setattr(Model, "_compiled", lambda *_: pytest.fail("compiled once more"))
+    monkeypatch.setattr(Program, "_made", lambda *_: pytest.fail("compiled once more"))
     for contrast in ("", *NAMES):
         model.score(*slices, contrast)

@@ -28,11 +28,11 @@ def export_model(opened: Opened, output: Path, kind: str) -> None:
     model = opened.model
     if not isinstance(model, Model):
         raise ConfigError(f"{model.source} is an exported model already; give the checkpoint")
-    own = detector_for(model.detector, model.about, "")
-    detectors = list(dict.fromkeys([own, *(detector_for(model.detector, model.about, name) for name in NAMES)]))
+    detectors = {name: detector_for(model.detector, model.about, name) for name in ("", *NAMES)}
+    different = list(dict.fromkeys(detectors.values()))
     convert = to_stablehlo if kind == "stablehlo" else to_onnx
-    networks = [convert(dataclasses.replace(model, detector=detector)) for detector in detectors]
-    places = {name: detectors.index(detector_for(model.detector, model.about, name)) for name in NAMES}
+    networks = [convert(dataclasses.replace(model, detector=detector)) for detector in different]
+    places = {name: different.index(detector) for name, detector in detectors.items()}
     about = {
         "run": model.about.run.to_dict(),
         "preprocess": dataclasses.asdict(model.about.preprocess),

@@ -1,7 +1,6 @@
 """A trained model, loaded from a checkpoint and ready to score slices."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -38,19 +37,13 @@ class Model:
     variables: Variables
     about: About
     source: str  # where it was loaded from
-
-    @functools.cached_property
-    def _programs(self) -> dict[Detector, Callable[..., tuple[Array, ...]]]:
-        return {}
+    # Of the detectors for its contrasts; each is compiled once, whichever threads ask for it.
+    _programs: dict[Detector, Program] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _program(self, contrast: str) -> Callable[..., tuple[Array, ...]]:
         """Compiled, for variables, one batch of slices and its number, by which it has its share of random numbers."""
         detector = detector_for(self.detector, self.about, contrast)
-        if detector not in self._programs:
-            self._programs[detector] = self._compiled(detector)
-        return self._programs[detector]
 
-    def _compiled(self, detector: Detector) -> Callable[..., tuple[Array, ...]]:
         def program(variables: Variables, raw: dict[str, Array], number: Array) -> tuple[Array, ...]:
             key = jax.random.fold_in(jax.random.key(self.about.run.seed), number)
             return score_and_reconstruct(detector, self.about.normalisation, variables, raw, key)
@@ -58,8 +51,8 @@ class Model:
         shapes = {"images": (SCORING_BATCH, *self.about.image_shape), "position": (SCORING_BATCH,)}
         raw = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
         try:
-            kept = Program(program, about=f"{detector} {self.about.normalisation} {self.about.run.seed}")
-            return kept.ready(self.variables, raw, np.int32(0))
+            new = Program(program, about=f"{detector} {self.about.normalisation} {self.about.run.seed}")
+            return self._programs.setdefault(detector, new).ready(self.variables, raw, np.int32(0))
         except Exception as error:
             from flax.errors import FlaxError  # loaded by now, if it is one
 

@@ -39,7 +39,7 @@ class SliceVolume:
 
     Attributes:
         images: (k, h, w, c) float32; tissue labels divided by 3, fractions (CSF, GM, WM), these and how far
-            beyond white matter (0 to 1), both and intensities on a scale of the brain's (0.02 to 2), or intensities
+            beyond white matter (0 to 1), these four and the brain's intensities (0.02 to 2), or intensities
             relative to the brain's bright end; 0 outside the brain and > 0 inside it.
         indices: (k,) index of each slice in the grid; slices with too little brain are left out.
         position: (k,) float32 height of each slice: 0 the grid's lowest, 1 its highest.
