@@ -19,7 +19,7 @@ from absl import app, flags
 
 from benchmarks.step_timing import Layer, Step, convolutions, jax_step, timings, torch_step
 from strega_jax.detectors import build
-from strega_jax.detectors.layers import conv
+from strega_jax.detectors.operations import conv
 from strega_jax.memory import keep_freed_memory
 
 SIZES = flags.DEFINE_list("sizes", ["128", "256"], "Sides of the square images, in pixels.")

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from strega_jax.slices import registration
-from strega_jax.tissue import segmentation
+from strega_jax.tissue import fields
 
 # What preprocessing runs on the device: module and name of each jitted function.
 PROGRAMS = (
-    (segmentation, "_expectation_maximisation"),
-    (segmentation, "_partial_volumes"),
+    (fields, "expectation_maximisation"),
+    (fields, "partial_volumes"),
     (registration, "_minimise"),
 )
 
@@ -36,6 +36,7 @@ class Watch:
             waiting.start()
             return results
 
+        setattr(watched, "ready", getattr(function, "ready", None))  # noqa: B010, of a `Program`
         return watched
 
     def busy(self) -> float:

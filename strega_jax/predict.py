@@ -129,10 +129,10 @@ def main() -> int:
 
 def _compile_alignment() -> None:
     """In the background, while the rest is loaded: the packaged model needs it, and the scan has no part in it."""
-    from strega_jax.slices import align
+    from strega_jax.slices import registration
 
     background = ThreadPoolExecutor(1)
-    background.submit(align.prepare)  # what goes wrong is raised again where the alignment is needed
+    background.submit(registration.prepare)  # what goes wrong is raised again where the alignment is needed
     background.shutdown(wait=False)
 
 

@@ -17,7 +17,7 @@ from jax import export
 from conftest import small_run
 from strega_jax.augment import augment, noise, spatial
 from strega_jax.config import Augment
-from strega_jax.detectors import build, layers
+from strega_jax.detectors import build, operations
 from strega_jax.models.model import score_and_reconstruct
 from strega_jax.slices.store import Normalisation
 from strega_jax.training.mesh import data_mesh
@@ -88,7 +88,7 @@ def test_gradients_of_convolutions_are_xlas_own_but_on_cpu(platform, gradient_pr
     chosen = convolutions(gradient_program(platform))
     on_cpu = convolutions(gradient_program("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "_convolution", layers._plain_convolution)
+        patch.setattr(operations, "_convolution", operations._plain_convolution)
         plain = convolutions(gradient_program(platform))
     assert chosen == plain
     assert plain.total() == 3 * on_cpu.total() / 2  # on CPU the gradient by the kernel is none
@@ -100,7 +100,7 @@ def gradient_program():
 
     def energy(x: jax.Array, kernels: list[jax.Array]) -> jax.Array:
         for kernel in kernels:
-            x = layers.padded_conv(x, kernel, 1)
+            x = operations.padded_conv(x, kernel, 1)
         return jnp.square(x).sum()
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 3, 4, 6), (2, 2, 6, 8))]
@@ -154,7 +154,7 @@ def test_a_program_for_several_platforms_takes_the_cpus_way_on_cpu():
     x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((2, 8, 8, 3), (3, 3, 3, 4)))
 
     def gradient(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
-        return jax.grad(lambda x, kernel: jnp.square(layers.conv(x, kernel)).sum(), (0, 1))(x, kernel)
+        return jax.grad(lambda x, kernel: jnp.square(operations.conv(x, kernel)).sum(), (0, 1))(x, kernel)
 
     both = export.export(jax.jit(gradient), platforms=["cpu", "cuda"])(x, kernel)
     jax.tree.map(np.testing.assert_array_equal, both.call(x, kernel), jax.jit(gradient)(x, kernel))

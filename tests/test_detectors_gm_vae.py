@@ -8,7 +8,7 @@ from detector_checks import check_contract, discs, fresh, train_few
 from scipy import integrate, special, stats
 
 from strega_jax.detectors.gm_vae import GmVae, cluster_posterior, total_variation
-from strega_jax.detectors.layers import depth_to_space, space_to_depth
+from strega_jax.detectors.operations import depth_to_space, space_to_depth
 
 TINY = {"maps": 8, "depth": 1, "clusters": 3}
 

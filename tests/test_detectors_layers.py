@@ -11,7 +11,7 @@ from detector_checks import discs, fresh
 from jax import lax
 
 from strega_jax import cpu
-from strega_jax.detectors import layers
+from strega_jax.detectors import layers, operations
 from strega_jax.detectors.vq_vae import VqVae
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -29,7 +29,7 @@ def test_conv_and_both_gradients_equal_xla(size: int, maps_in: int, maps_out: in
     expected, pull_expected = jax.vjp(
         lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=NHWC), x, kernel
     )
-    got, pull = jax.vjp(layers.conv, x, kernel)
+    got, pull = jax.vjp(operations.conv, x, kernel)
     np.testing.assert_allclose(got, expected, atol=2e-5)
     for ours, theirs in zip(pull(gradient), pull_expected(gradient), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
@@ -45,7 +45,7 @@ def test_many_maps_have_their_kernels_gradient_as_a_convolution_but_in_branches_
     x, kernel = draw(0, 2, 8, 8, 16), draw(1, 3, 3, 16, 16)
 
     def energy(kernel: jax.Array) -> jax.Array:
-        return jnp.square(layers.conv(x, kernel)).sum()
+        return jnp.square(operations.conv(x, kernel)).sum()
 
     def in_a_loop(kernel: jax.Array) -> jax.Array:
         with cpu.control_flow():
@@ -70,7 +70,7 @@ def test_conv_gradient_is_derivative_by_finite_differences():
     x, kernel, direction = draw(0, 1, 5, 6, 2), draw(1, 3, 3, 2, 3), draw(2, 3, 3, 2, 3)
 
     def energy(kernel: jax.Array) -> jax.Array:
-        return jnp.square(layers.conv(x, kernel)).sum()
+        return jnp.square(operations.conv(x, kernel)).sum()
 
     slope = jnp.vdot(jax.grad(energy)(kernel), direction)
     step = 0.5  # the energy is quadratic in the kernel: central differences are exact
@@ -110,7 +110,7 @@ def test_double_is_the_transpose_of_halve():
 def test_folded_1x1_is_strided_convolution():
     x, kernel = draw(0, 2, 8, 6, 3), draw(1, 2, 2, 3, 5)
     expected = lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=NHWC)
-    got = layers.conv(layers.space_to_depth(x, 2), kernel.reshape(1, 1, 12, 5))
+    got = operations.conv(operations.space_to_depth(x, 2), kernel.reshape(1, 1, 12, 5))
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -119,23 +119,23 @@ def test_unfolded_1x1_is_transposed_convolution():
     expected = lax.conv_transpose(x, kernel, (2, 2), "VALID", dimension_numbers=NHWC, transpose_kernel=False)
     # lax.conv_transpose slides the kernel over the dilated input, so that its taps arrive mirrored
     folded = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(1, 1, 5, 12)
-    np.testing.assert_allclose(layers.depth_to_space(layers.conv(x, folded), 2), expected, atol=1e-5)
+    np.testing.assert_allclose(operations.depth_to_space(operations.conv(x, folded), 2), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_depth_to_space_undoes_space_to_depth(factor: int):
     x = draw(0, 2, 8, 16, 3)
-    folded = layers.space_to_depth(x, factor)
+    folded = operations.space_to_depth(x, factor)
     assert folded.shape == (2, 8 // factor, 16 // factor, 3 * factor**2)
     np.testing.assert_array_equal(folded[0, 0, 0], x[0, :factor, :factor].reshape(-1))
-    np.testing.assert_array_equal(layers.depth_to_space(folded, factor), x)
+    np.testing.assert_array_equal(operations.depth_to_space(folded, factor), x)
 
 
 def test_norm_equals_flax_batch_norm_in_value_gradient_and_averages():
     x, weights = 3 + 2 * draw(0, 4, 5, 6, 3), draw(1, 4, 5, 6, 3)
     parameters = {"scale": draw(2, 3), "bias": draw(3, 3)}
     averages = {"mean": draw(4, 3), "var": jnp.square(draw(5, 3))}
-    theirs = nn.BatchNorm(momentum=layers.NORM_MOMENTUM, epsilon=layers.NORM_EPSILON, use_fast_variance=False)
+    theirs = nn.BatchNorm(momentum=layers.NORM_MOMENTUM, epsilon=operations.NORM_EPSILON, use_fast_variance=False)
 
     def run(module: nn.Module, parameters: dict, x: jax.Array, **mode: bool):
         variables = {"params": parameters, "batch_stats": averages}

@@ -34,8 +34,15 @@ def test_they_are_small_and_say_what_they_are(opened):
     assert opened.model.about.training_scans == 140
 
 
-def test_they_are_opened_without_the_libraries_that_only_a_program_to_be_compiled_needs():
-    code = "import sys, strega_jax.inference.batch, strega_jax.models.opening as o; o.open_model(); print(*sys.modules)"
+def test_they_score_without_the_libraries_that_only_training_needs():
+    code = """if True:
+        import sys, numpy as np
+        import strega_jax.inference.batch, strega_jax.models.opening as opening
+        model = opening.open_model().model
+        for contrast in ("T1w", "FLAIR"):
+            model.score(np.zeros((1, *model.about.image_shape)), np.zeros(1), contrast)
+        print(*sys.modules)
+    """
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "strega_jax.detectors.atlas_judge" in loaded
     assert not {"flax", "optax", "orbax", "matplotlib"}.intersection(loaded)

@@ -120,10 +120,13 @@ def test_pooled_variances_lie_between_each_and_their_mean(brain):
     inside, variances = jnp.asarray(brain[0], jnp.float32), jnp.asarray([0.5, 2.0], jnp.float32)
     sizes = [brain[1].sum(), (brain[0] - brain[1]).sum()]
     common = np.average(variances, weights=sizes)
-    np.testing.assert_allclose(hmrf.pooled_variances(p, inside, variances, 1.0), [common, common], rtol=1e-4)
-    np.testing.assert_allclose(hmrf.pooled_variances(p, inside, variances, 0.0), variances, rtol=1e-6)
-    half = np.sqrt(common * np.asarray(variances))
-    np.testing.assert_allclose(hmrf.pooled_variances(p, inside, variances, 0.5), half, rtol=1e-4)
+
+    def pooled(share):
+        return hmrf.pooled_variances(p, inside, variances, jnp.float32(share))
+
+    np.testing.assert_allclose(pooled(1.0), [common, common], rtol=1e-4)
+    np.testing.assert_array_equal(pooled(0.0), variances)
+    np.testing.assert_allclose(pooled(0.5), np.sqrt(common * np.asarray(variances)), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("n", "sigma"), [(64, 5.1), (40, 10.2), (24, 1.57)])

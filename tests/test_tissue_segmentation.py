@@ -11,8 +11,9 @@ from scipy import ndimage
 from typechecked import unchecked
 
 from strega_jax.errors import ConfigError, ScanError
+from strega_jax.programs import Program
 from strega_jax.scans.scan import read_scan
-from strega_jax.tissue import hmrf, segment
+from strega_jax.tissue import fields, hmrf, segment
 from strega_jax.tissue.files import file_raster
 
 SPACING = (2.0, 2.0, 2.0)
@@ -211,6 +212,18 @@ def test_a_fit_that_loses_a_class_starts_again(phantom, segmented, monkeypatch):
     monkeypatch.setattr(hmrf, "starts", lambda *a: itertools.islice(after_a_lost_class(*a), 1))
     with pytest.raises(ScanError, match="fewer than 3 kinds"):
         segment(phantom[0], SPACING)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_what_is_compiled_beside_the_fields_is_the_program_that_follows_them(phantom, n_classes, monkeypatch):
+    """And what is to be done meanwhile is done when the fields are under way."""
+    fresh = [Program(program._function) for program in (fields.expectation_maximisation, fields.partial_volumes)]
+    monkeypatch.setattr(fields, "expectation_maximisation", fresh[0])
+    monkeypatch.setattr(fields, "partial_volumes", fresh[1])
+    seen = []
+    segment(phantom[0], SPACING, n_classes=n_classes, meanwhile=lambda: seen.append(len(fresh[0]._compiled)))
+    assert seen == [1]
+    assert [len(program._compiled) for program in fresh] == [1, 1]
 
 
 def test_unknown_settings_and_wrong_masks_are_refused(phantom):

@@ -17,15 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.augment.context import ContextEncoding, context_mask
 from strega_jax.detectors.base import Aux, Batch, Variables
-from strega_jax.detectors.layers import (
-    Activation,
-    Conv,
-    Norm,
-    ResidualBlock,
-    depth_to_space,
-    initialise,
-    space_to_depth,
-)
+from strega_jax.detectors.layers import Activation, Conv, Norm, ResidualBlock, initialise
+from strega_jax.detectors.operations import depth_to_space, space_to_depth
 from strega_jax.detectors.tissue_atlas import TissueAtlas
 from strega_jax.errors import ConfigError
 

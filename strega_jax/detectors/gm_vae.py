@@ -23,7 +23,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
 from strega_jax.detectors.gaussian import bounded, kl_divergence, log_density, sample
-from strega_jax.detectors.layers import Conv, depth_to_space, space_to_depth
+from strega_jax.detectors.layers import Conv
+from strega_jax.detectors.operations import depth_to_space, space_to_depth
 from strega_jax.detectors.residual import Residual
 
 FIRST_STEPS = 100  # of the restoration, with the first of its two step lengths

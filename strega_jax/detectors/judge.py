@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from strega_jax.augment.foreign import Planting, plant, vary
 from strega_jax.detectors.base import Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
+from strega_jax.detectors.judge_unet import Trained, u_net
 
 if TYPE_CHECKING:  # a kept program is run without them, and they take long to load
     import optax
@@ -108,7 +109,9 @@ class Judged:
         # Both in one batch: the network is compiled once. Stacked and reshaped, for ONNX export cannot yet tell how
         # many rows a concatenation along a batch of any size has.
         both, usual = (jnp.stack([x, x[:, ::-1]]).reshape(-1, *x.shape[1:]) for x in (tissue, usual))
-        logits: Any = self._judge.apply(judge, _features(both, usual))
+        layers = Trained(judge, jnp.dtype(self.compute_dtype))
+        features = _features(both, usual).astype(self.compute_dtype)
+        logits = u_net(layers, features, self.maps, self.blocks, PATCH)
         straight, mirrored = jax.nn.sigmoid(logits).reshape(2, *tissue.shape)
         return 0.5 * (straight + mirrored[:, ::-1]) * batch["brain"]
 

@@ -1,4 +1,4 @@
-"""The network of the judge (`judge`)."""
+"""The network of the judge (`judge`), as it is trained."""
 
 from typing import Any
 
@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from strega_jax.detectors.layers import Activation, Conv, Norm, ResidualBlock, depth_to_space, space_to_depth
+from strega_jax.detectors.judge_unet import u_net
+from strega_jax.detectors.layers import Activation, Conv, Norm, ResidualBlock
 
 
 class Judge(nn.Module):
-    """U-Net (Ronneberger et al. 2015) on patches, of bottleneck blocks; what comes up is added to what went down."""
+    """The U-Net of `judge_unet`."""
 
     maps: tuple[int, ...]
     blocks: int
@@ -20,22 +21,21 @@ class Judge(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "b h w f"], train: bool = False) -> Float[Array, "b h w"]:
         """Logits of the probability to be foreign, float32."""
+        layers = _Layers(self.dtype, train)
+        return u_net(layers, features.astype(self.dtype), self.maps, self.blocks, self.patch)
 
-        def unit(x: Array, maps: int) -> Array:
-            return Activation()(Norm(self.dtype)(Conv(maps, dtype=self.dtype)(x), train))
 
-        def refine(x: Array) -> Array:
-            for _ in range(self.blocks):
-                x = ResidualBlock("bottleneck", dtype=self.dtype)(x, train)
-            return x
+class _Layers:
+    """Made, and named by flax, as they are called."""
 
-        first = unit(space_to_depth(features.astype(self.dtype), self.patch), self.maps[0])
-        x, passed = refine(first), []
-        for maps in self.maps[1:]:
-            passed.append(x)
-            x = refine(unit(space_to_depth(x, 2), maps))
-        for maps, down in zip(self.maps[-2::-1], reversed(passed), strict=True):
-            x = refine(depth_to_space(unit(x, 4 * maps), 2) + down)
-        x = unit(jnp.concatenate([x, first], axis=-1), self.maps[0])
-        x = Conv(self.patch**2, use_bias=True)(x.astype(jnp.float32))
-        return depth_to_space(x, self.patch)[..., 0]
+    def __init__(self, dtype: Any, train: bool) -> None:
+        self._dtype, self._train = dtype, train
+
+    def unit(self, x: Array, maps: int) -> Array:
+        return Activation()(Norm(self._dtype)(Conv(maps, dtype=self._dtype)(x), self._train))
+
+    def block(self, x: Array) -> Array:
+        return ResidualBlock("bottleneck", dtype=self._dtype)(x, self._train)
+
+    def last(self, x: Array, maps: int) -> Array:
+        return Conv(maps, use_bias=True)(x.astype(jnp.float32))

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from strega_jax.detectors.base import Aux, Batch, Variables
 from strega_jax.detectors.checks import require, require_sides
-from strega_jax.detectors.layers import Conv, Norm, depth_to_space, space_to_depth
+from strega_jax.detectors.layers import Conv, Norm
+from strega_jax.detectors.operations import depth_to_space, space_to_depth
 from strega_jax.detectors.residual import Residual, mean_of
 
 

@@ -151,12 +151,14 @@ def detect_all(
     background = ThreadPoolExecutor(2)
     warming: dict[str, Future[None]] = {}
 
+    def warm(contrast: str) -> None:
+        if contrast not in warming:
+            warming[contrast] = background.submit(warm_up, opened.model, contrast)
+
     def read(job: Job) -> _Work:
         work = _Work(job, made_of(job, opened, settings))
         work.skipped = not settings.overwrite and _is_complete(job, work.made, settings)
         if not work.skipped:
-            if job.contrast not in warming:
-                warming[job.contrast] = background.submit(warm_up, opened.model, job.contrast)
             work.scan = job.read()
             memory.give_back_after_fine(work.scan.data.size)
         return work
@@ -164,7 +166,7 @@ def detect_all(
     def segment(work: _Work) -> _Work:
         if work.scan is not None:
             wanted = opened.model.about.preprocess
-            tissue = segment_scan(work.scan, wanted)
+            tissue = segment_scan(work.scan, wanted, meanwhile=lambda: warm(work.job.contrast))
             memory.give_back_after_fine(work.scan.data.size)
             # Nothing waits for these but what is written; what needs no slices is looked at while they are cut.
             image = background.submit(image_warnings, work.scan, tissue.seg > 0)

@@ -6,7 +6,6 @@ its centre of gravity and size. Where the brain is cut off, or that fit is poor,
 must fit better than any other orientation does (`incomplete`).
 """
 
-import functools
 from typing import Literal
 
 import jax
@@ -18,6 +17,7 @@ from scipy import ndimage
 
 from strega_jax.boxes import block_sums, bounding_box
 from strega_jax.errors import ScanError
+from strega_jax.slices import registration
 from strega_jax.slices.incomplete import Brain, Rival, find_pose
 from strega_jax.slices.registration import (
     GRID_MM,
@@ -93,11 +93,10 @@ def align_to_template(
     return pose
 
 
-@functools.cache
 def prepare() -> None:
     """Load the template, and compile the alignment's program or fetch it from where it is kept."""
-    nowhere, start = np.zeros((GRID_VOXELS,) * 3 + (4,), np.float32), np.zeros(12, np.float32)
-    minimise(mni152_template().levels[0], nowhere, ROBUST_SCALE[0], 0, start, np.ones(12, np.float32), PRIOR)
+    registration.prepare()
+    mni152_template()
 
 
 def _find(template: Template, brain: Brain, free: Float[np.ndarray, "12"]) -> tuple[Float[np.ndarray, "12"], str]:

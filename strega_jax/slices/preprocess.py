@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -90,8 +90,11 @@ def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
     return cut_slices(scan, segment_scan(scan, settings), settings)
 
 
-def segment_scan(scan: Scan, settings: Preprocess) -> TissueMap:
-    """The first half of `preprocess`: the tissue map. Raises ScanError: no brain in it, or not brain-extracted."""
+def segment_scan(scan: Scan, settings: Preprocess, meanwhile: Callable[[], None] = lambda: None) -> TissueMap:
+    """The first half of `preprocess`: the tissue map. `meanwhile` is called once the device is at work.
+
+    Raises ScanError: no brain in it, or not brain-extracted.
+    """
     contrast: Any = told_contrast(scan, settings.contrast)
     with _naming(scan):
         return segment(
@@ -101,6 +104,7 @@ def segment_scan(scan: Scan, settings: Preprocess) -> TissueMap:
             preset=settings.tissue,
             assume_stripped=bool(scan.brain),
             restore=settings.representation == "intensity" or contrast == ENHANCED_CONTRAST,
+            meanwhile=meanwhile,
         )
 
 

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy import ndimage
 
 from strega_jax.programs import OPTIMISED, Program
 
@@ -223,6 +222,14 @@ def minimise(
     return _minimise(padded, np.int32(count), volume, c, iterations, start, free, prior)
 
 
+def prepare() -> None:
+    """Compile the program of `minimise`, one for all scans, or fetch it from where it is kept."""
+    points, parameters = (np.zeros(shape, np.float32) for shape in ((PIECE * PIECES, 3), (12,)))
+    volume = np.zeros((GRID_VOXELS,) * 3 + (4,), np.float32)
+    prior = Prior((0.0, 0.0), (0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
+    _minimise.ready(Level(points, points), np.int32(0), volume, 0.0, 0, parameters, parameters, prior)
+
+
 @functools.partial(Program, options=OPTIMISED)
 def _minimise(
     level: Level,
@@ -257,6 +264,8 @@ def _minimise(
 
 def agreement(level: Level, volume: Float[np.ndarray, "g g g 4"], p: Float[np.ndarray, "12"]) -> tuple[float, float]:
     """Of what was scanned: Dice of the smoothed brains, correlation of the GM − WM contrast within the template's."""
+    from scipy import ndimage  # takes longer to load than the program to be compiled, which need not wait for it
+
     pose = matrix(p)
     index = (level.points @ pose[:, :3].T + RADIUS_MM * pose[:, 3]) / GRID_MM + (GRID_VOXELS - 1) / 2
     value = [ndimage.map_coordinates(volume[..., i], index.T, order=1, mode="nearest") for i in range(4)]

@@ -252,10 +252,11 @@ def _add_each(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def pooled_variances(
-    p: Volumes, inside: Float[Array, "x y z"], variances: Float[Array, "k"], share: float
+    p: Volumes, inside: Float[Array, "x y z"], variances: Float[Array, "k"], share: Float[Array, ""]
 ) -> Float[Array, "k"]:
     """Each class's variance drawn towards the mean over all voxels, `share` of the way on the log scale."""
     sizes = jnp.stack([volume.sum() for volume in (*p, inside)])
     sizes = sizes.at[-1].add(-sizes[:-1].sum())
     common = (sizes * variances).sum() / sizes.sum()
-    return common**share * variances ** (1.0 - share)
+    drawn = common**share * variances ** (1.0 - share)
+    return jnp.where(share == 0, variances, jnp.where(share == 1, common, drawn))
