@@ -62,9 +62,13 @@ RUNS = {
     "CSF class of the tissue map alone": {"here": ("default", "default")},
 }
 CSF = "tissue class CSF"
+# How a model trained here is told: the threshold, the end of the folder's name, and what counts.
+THRESHOLDS = (("Otsu", "", "dice"), ("healthy", "_healthy", "dice"), ("each volume's best", "", "best_dice"))
 SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.training.validate_every=100"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
 TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
+# Of these baselines there are two more trainings, with seeds 1 and 2: the two best ones.
+SEEDED = ("ce_vae", "skip_ae")
 TRAINED_T2 = ("skip_ae_t2", "gm_vae_t2", "ce_vae_t2", "ce_vae_strega_t2", "paper_t2_short", "paper_t2_negative")
 
 
@@ -180,17 +184,44 @@ def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
     lines = [f"| run | threshold | {' | '.join(headings)} | {MARKED} |", "|---" * (len(headings) + 4) + "|"]
     for name in (*TRAINED, *TRAINED_T2):
         own = "T2w" if name in TRAINED_T2 else "T1w"
-        for label, folder, metric in (
-            ("Otsu", name, "dice"),
-            ("healthy", f"{name}_healthy", "dice"),
-            ("each volume's best", name, "best_dice"),
-        ):
-            run = runs.get(folder)
+        for label, end, metric in THRESHOLDS:
+            run = runs.get(name + end)
             marked = run.marked()[:2] if run and metric == "dice" else ["–" if run else NOT_RUN] * 2
             lines.append(f"| `{name}` | {label} | {' | '.join([*_cells(run, own, metric=metric), *marked])} |")
     for name, own in (("ce_vae_strega", "T1w"), ("paper_t2_short", "T2w")):
         lines.append(f"| CSF class, {own} | – | {' | '.join(_cells(runs.get(name), own, CSF))} | – | – |")
     return lines
+
+
+def seeds_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
+    """Of the two best baselines: mean Dice of each of three trainings, their mean ± SD."""
+    cohorts = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "brats T2w")
+    lines = ["| | threshold | MOOD-like | eq. 15 | T1ce | T2w | marked in a healthy brain, ml |", "|---" * 7 + "|"]
+    for name in SEEDED:
+        for label, end, metric in (
+            ("Otsu", "", "dice"),
+            ("healthy", "_healthy", "dice"),
+            ("each volume's best", "", "best_dice"),
+        ):
+            found = [runs.get(seed + end) for seed in _seeds(name)]
+            trainings = [run for run in found if run]
+            if len(trainings) < len(found):
+                lines.append(f"| `{name}` | {label} |" + f" {NOT_RUN} |" * 5)
+                continue
+            cells = [_over_trainings([run.numbers(cohort, metric) for run in trainings]) for cohort in cohorts]
+            marked = _over_trainings([run.controls_ml() for run in trainings], ".1f") if metric == "dice" else "–"
+            lines.append(f"| `{name}` | {label} | {' | '.join([*cells, marked])} |")
+    return lines
+
+
+def _seeds(name: str) -> tuple[str, str, str]:
+    """The runs of three trainings that differ in their seed."""
+    return name, f"{name}_seed1", f"{name}_seed2"
+
+
+def _over_trainings(values: Sequence[Sequence[float]], form: str = ".3f") -> str:
+    means = [np.mean(of) for of in values if of]
+    return f"{np.mean(means):{form}} ± {np.std(means, ddof=1):{form}}" if len(means) == len(values) else NOT_RUN
 
 
 def _cells(run: Evaluation | None, own: str, method: str = "", metric: str = "dice") -> list[str]:
@@ -278,8 +309,9 @@ def keep(fresh: Path, stored: Path) -> None:
 def names() -> list[str]:
     """Of all runs, those of the steps first."""
     pairs = (pair for lines in RUNS.values() for pair in lines.values())
-    healthy = (f"{name}_healthy" for name in (*TRAINED, *TRAINED_T2))
-    return list(dict.fromkeys([*STEPS, *(name for pair in pairs for name in pair), *healthy]))
+    seeds = [seed for name in SEEDED for seed in _seeds(name)]
+    healthy = (f"{name}_healthy" for name in (*TRAINED, *TRAINED_T2, *seeds))
+    return list(dict.fromkeys([*STEPS, *(name for pair in pairs for name in pair), *seeds, *healthy]))
 
 
 def main() -> int:
@@ -296,6 +328,7 @@ def main() -> int:
     tables = {
         "paper": paper_table(runs),
         "trained": trained_table(runs),
+        "seeds": seeds_table(runs),
         "steps": steps_table(runs),
         "commands": commands(),
         "training": training.lines() if training else [f"{NOT_RUN}."],

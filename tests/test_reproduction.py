@@ -106,6 +106,25 @@ def test_a_trained_model_is_told_with_three_thresholds(reproduction, results):
     assert csf == "| CSF class, T1w | – | not run | not run | 0.125 (1) | not run | – | – |"
 
 
+def test_three_trainings_are_told_by_the_mean_and_sd_of_their_means(reproduction, tmp_path):
+    for seed, shift in (("skip_ae", 0.0), ("skip_ae_seed1", 0.1), ("skip_ae_seed2", 0.2)):
+        write_run(tmp_path / seed, {})
+        path = tmp_path / seed / "evaluation" / "results.json"
+        results = json.loads(path.read_text())
+        for row in results["rows"]:
+            row["dice"] = row["dice"] and row["dice"] + shift
+            row["marked_ml"] += 10 * shift
+        path.write_text(json.dumps(results))
+    runs = {name: reproduction.read(tmp_path / name) for name in reproduction.names()}
+    lines = {tuple(line.split(" | ")[:2]): line for line in reproduction.seeds_table(runs)[2:]}
+    otsu = lines["| `skip_ae`", "Otsu"]
+    assert otsu.endswith("| not run | 0.475 ± 0.100 | 0.700 ± 0.100 | 0.350 ± 0.100 | 3.0 ± 1.0 |")
+    best = lines["| `skip_ae`", "each volume's best"]
+    assert best.endswith("| not run | 0.500 ± 0.000 | 0.800 ± 0.000 | 0.500 ± 0.000 | – |")
+    assert lines["| `skip_ae`", "healthy"].count("not run") == 5
+    assert lines["| `ce_vae`", "Otsu"].count("not run") == 5
+
+
 def test_a_t2_model_is_told_by_its_own_contrast(reproduction, tmp_path):
     write_run(tmp_path / "ce_vae_t2", {}, contrast="T2w")
     lines = reproduction.trained_table({"ce_vae_t2": reproduction.read(tmp_path / "ce_vae_t2")})
@@ -157,7 +176,7 @@ def test_a_curve_tells_whether_it_rests(reproduction):
 
 
 def test_tables_and_pictures_go_into_the_page(reproduction, results, training, tmp_path, capsys):
-    places = ("paper", "trained", "steps", "commands", "training", "curves")
+    places = ("paper", "trained", "seeds", "steps", "commands", "training", "curves")
     (training.parent / "paper_t1").symlink_to(training)
     page = tmp_path / "page.md"
     page.write_text("Before.\n" + "".join(f"<!-- {name} -->OUTDATED<!-- /{name} -->\n" for name in places) + "After.\n")
