@@ -67,7 +67,7 @@ THRESHOLDS = (("Otsu", "", "dice"), ("healthy", "_healthy", "dice"), ("each volu
 SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.training.validate_every=100"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
 TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
-# Of these baselines there are two more trainings, with seeds 1 and 2: the two best ones.
+# Of these baselines there are two more trainings, with seeds 1 and 2.
 SEEDED = ("ce_vae", "skip_ae")
 TRAINED_T2 = ("skip_ae_t2", "gm_vae_t2", "ce_vae_t2", "ce_vae_strega_t2", "paper_t2_short", "paper_t2_negative")
 
@@ -194,7 +194,7 @@ def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
 
 
 def seeds_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
-    """Of the two best baselines: mean Dice of each of three trainings, their mean ± SD."""
+    """Of baselines with three trainings: mean Dice of each, their mean ± SD."""
     cohorts = ("mood_toy T1w", "eq15 T1w", "brats T1ce", "brats T2w")
     lines = ["| | threshold | MOOD-like | eq. 15 | T1ce | T2w | marked in a healthy brain, ml |", "|---" * 7 + "|"]
     for name in SEEDED:

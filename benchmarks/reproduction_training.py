@@ -106,7 +106,7 @@ def curves_picture(trainings: Mapping[str, Training]) -> Figure | None:
     shown = {name: of for name, of in trainings.items() if of.errors}
     if not shown:
         return None
-    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    figure = Figure(figsize=(7.5, max(3.0, 0.5 + 0.19 * len(shown))), layout="constrained")  # all of the legend is seen
     axis = figure.subplots()
     # Colours come back after ten lines, markers after seven: no two lines have both in common.
     for (name, of), marker in zip(shown.items(), itertools.cycle("os^vDP*"), strict=False):
