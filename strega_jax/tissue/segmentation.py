@@ -100,7 +100,7 @@ def segment(
 
         assume_stripped: skip the check that the brain is extracted.
         restore: `bias` and `restored` are wanted; without them the map takes a third less memory.
-        meanwhile: called once the device is at work.
+        meanwhile: called when the device is at work; again where the fit starts again.
 
     Intensities that `checks.brain_intensities` had to shift or scale stay so in `restored`, `means`, `variances`.
 
