@@ -259,4 +259,5 @@ def pooled_variances(
     sizes = sizes.at[-1].add(-sizes[:-1].sum())
     common = (sizes * variances).sum() / sizes.sum()
     drawn = common**share * variances ** (1.0 - share)
+    # Powers of 0 and 1 are not exact where the exponent is not known when the program is compiled.
     return jnp.where(share == 0, variances, jnp.where(share == 1, common, drawn))
