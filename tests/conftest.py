@@ -30,6 +30,7 @@ gc.set_threshold(COLLECT_AFTER)
 # One compilation of a program serves all tests that run it, those in subprocesses too.
 CACHE = tempfile.TemporaryDirectory(prefix="strega-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+os.environ.setdefault("STREGA_TESTS_SHARED", CACHE.name)  # of what is made once; see `small_workdir`
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,7 +1,9 @@
 """A workdir with a checkpoint for tests of prediction: a demo cohort of three, and a network that never trained."""
 
 import atexit
+import fcntl
 import functools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,9 +39,19 @@ RUN = Run(
 
 @functools.cache
 def small_workdir() -> Path:
-    """Made once a process: `demo_cohort/`, `store/`, `checkpoints/`, `calibration.json`, `reference.json`."""
-    folder = Path(tempfile.mkdtemp(prefix="strega-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """`demo_cohort/`, `store/`, `checkpoints/`, `calibration.json`, `reference.json`; one for all processes of a run."""
+    shared = os.environ.get("STREGA_TESTS_SHARED")
+    if not shared:
+        folder = Path(tempfile.mkdtemp(prefix="strega-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return _made(folder)
+    with open(Path(shared) / "workdir.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = Path(shared) / "workdir"
+        return folder if (folder / "reference.json").exists() else _made(folder)
+
+
+def _made(folder: Path) -> Path:
     make_demo_cohort(folder / "demo_cohort", 3, seed=0)
     cases = find_cases(folder / "demo_cohort")
     outcome = prepare_cohort(cases, subject_splits(cases), folder / "store", RUN.preprocess, workers=1)

@@ -19,6 +19,7 @@ from strega_jax.training.step import make_reconstruction_step, make_validation_s
 # No more than this many slices are looked at, evenly spread over the split.
 VALIDATION_SLICES = 512
 # At once, whatever the training batch: a loss can depend on the others of its batch. As many as prediction scores.
+# Only whole batches where there is one: a batch of what is left would be a second program to compile.
 VALIDATION_BATCH = 16
 PICTURED_SLICES = 8
 
@@ -30,15 +31,15 @@ class Validator:
         self._step = make_validation_step(detector, store.normalisation, mesh)
         self._reconstruct = make_reconstruction_step(detector, store.normalisation)
         self._mesh, self._key = mesh, jax.random.key(run.seed)
-        self._raw = sample_slices(store.source("dev"), VALIDATION_SLICES) if store.of_split("dev") else None
+        self._size = math.ceil(VALIDATION_BATCH / mesh.size) * mesh.size
+        self._raw = self._sample(store.source("dev")) if store.of_split("dev") else None
         self._normalisation = store.normalisation
 
     def __call__(self, step: int, state: TrainState, log: MetricsLog | None) -> None:
         """Log the mean over all slices of the sample; every one counts once."""
         if self._raw is None:
             return
-        count = len(self._raw["position"])
-        size = math.ceil(VALIDATION_BATCH / self._mesh.size) * self._mesh.size
+        count, size = len(self._raw["position"]), self._size
         sums: dict[str, float] = {}
         for start in range(0, count, size):
             raw = {name: part[start : start + size] for name, part in self._raw.items()}
@@ -50,6 +51,10 @@ class Validator:
         log.write(step, {f"validation_{name}": value / count for name, value in sums.items()})
         if jax.process_count() == 1:
             self._picture(step, {name: part[:size] for name, part in self._raw.items()}, state, log)
+
+    def _sample(self, source: SplitSource) -> dict[str, np.ndarray]:
+        most = min(len(source), VALIDATION_SLICES)
+        return sample_slices(source, max(most - most % self._size, min(most, self._size)))
 
     def _on_devices(self, raw: RawBatch) -> DeviceBatch:
         """Split along `data`; whole on every device where that does not come out even."""
