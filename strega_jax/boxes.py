@@ -16,6 +16,7 @@ def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
         if on.size == 0:
             return None
         box.append(slice(int(on[0]), int(on[-1]) + 1))
+        mask = mask[(slice(None),) * axis + (box[-1],)]  # the less to look through along the next
     return tuple(box)
 
 

@@ -132,7 +132,7 @@ def _compile_alignment() -> None:
     from strega_jax.slices import registration
 
     background = ThreadPoolExecutor(1)
-    background.submit(registration.prepare)  # what goes wrong is raised again where the alignment is needed
+    background.submit(registration.compile_ahead)  # what goes wrong is raised again where the alignment is needed
     background.shutdown(wait=False)
 
 
@@ -182,7 +182,6 @@ def _group(output: Path) -> int:
 def _jobs(source: Path, output: Path) -> "list[Job]":
     from strega_jax.inference.jobs import make_jobs
     from strega_jax.inference.sessions import group_sessions
-    from strega_jax.output.dicom_seg import require_highdicom
     from strega_jax.scans.chosen import choose_contrasts
     from strega_jax.scans.cohorts import find_cases
     from strega_jax.scans.splits import share_of
@@ -195,6 +194,8 @@ def _jobs(source: Path, output: Path) -> "list[Job]":
             raise ConfigError(f"--participant_label: {source} has no scan of {', '.join(sorted(missing))}")
         cases = [case for case in cases if case.subject in wanted]
     if _DICOM_SEG.value:
+        from strega_jax.output.dicom_seg import require_highdicom
+
         require_highdicom()
         if not any(case.series for case in cases):
             raise ConfigError(f"--dicom_seg: {source} holds no DICOM series; leave it out")

@@ -46,6 +46,8 @@ BY_MLIR = QUICK | {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 LAPACK = "lapack_"
+# Threads that trace at once only take the interpreter from each other: what was begun first is to be compiled first.
+_TRACING = threading.Lock()
 UNUSED_DAYS = 60  # after which a program is deleted: each version of this package has its own
 
 
@@ -80,13 +82,18 @@ class Program:
 
     def ready(self, *arguments: Any, **static: Any) -> Callable[..., Any]:
         """The compiled program for such arguments, of which shapes and types matter alone; takes those not named."""
-        leaves, tree = jax.tree.flatten(arguments)
-        key = (tree, tuple((np.shape(leaf), _type(leaf)) for leaf in leaves), repr(sorted(static.items())))
+        key = _key(arguments, static)
         with self._lock:
             if key not in self._compiled:
                 self._compiled[key] = self._made(key, arguments, static)
             compiled = self._compiled[key]
         return lambda *given: compiled(*jax.tree.leaves(given))
+
+    def compile_ahead(self, *arguments: Any, **static: Any) -> None:
+        """Compile the program for such arguments, unless it is kept: to read it takes no time, but the interpreter."""
+        path = self._place(_key(arguments, static))
+        if path is None or not path.exists():
+            self.ready(*arguments, **static)
 
     def lower(self, *arguments: Any, name: str = "", **static: Any) -> jax.stages.Lowered:
         """As that of a jitted function, which is called `name` and takes the leaves of the arguments."""
@@ -98,21 +105,32 @@ class Program:
         flat.__name__ = flat.__qualname__ = name or self._function.__name__
         return jax.jit(flat).lower(*leaves)
 
+    def _place(self, key: Any) -> Path | None:
+        return _place(f"{self._about} {self._options} {key}")
+
     def _made(self, key: Any, arguments: Sequence[Any], static: dict[str, Any]) -> Callable[..., Any]:
-        path = _place(f"{self._about} {self._options} {key}")
-        if path is None:
-            return _compile(self.lower(*arguments, **static), self._options)
-        kept = _read(path)
+        path = self._place(key)
+        kept = _read(path) if path is not None else None
         if kept is not None:
             return kept
-        # By a new name, under which JAX keeps none: what JAX has read from its cache cannot be written a second time.
-        lowered = self.lower(*arguments, name=f"{self._function.__name__}_{uuid.uuid4().hex}", **static)
-        called = set(re.findall(r"custom_call @(\w+)", lowered.as_text()))
-        if not all(name.startswith(LAPACK) for name in called):  # who knows what must be loaded for it
-            return _compile(self.lower(*arguments, **static), self._options)
+        with _TRACING:
+            # By a new name, under which JAX keeps none: what JAX has read from its cache cannot be written again.
+            name = f"{self._function.__name__}_{uuid.uuid4().hex}" if path is not None else ""
+            lowered = self.lower(*arguments, name=name, **static)
+            called = set(re.findall(r"custom_call @(\w+)", lowered.as_text())) if path is not None else set()
+            if not all(name.startswith(LAPACK) for name in called):  # who knows what must be loaded for it
+                path, lowered = None, self.lower(*arguments, **static)
+        if path is None:
+            return _compile(lowered, self._options)
         compiled = _compile(lowered, self._options)
         _write(path, compiled, needs_lapack=bool(called))
         return compiled
+
+
+def _key(arguments: Sequence[Any], static: dict[str, Any]) -> Any:
+    """What tells programs of one function apart."""
+    leaves, tree = jax.tree.flatten(arguments)
+    return tree, tuple((np.shape(leaf), _type(leaf)) for leaf in leaves), repr(sorted(static.items()))
 
 
 def _type(leaf: Any) -> str:

@@ -39,7 +39,7 @@ RUN = Run(
 
 @functools.cache
 def small_workdir() -> Path:
-    """`demo_cohort/`, `store/`, `checkpoints/`, `calibration.json`, `reference.json`; one for all processes of a run."""
+    """`demo_cohort/`, `store/`, `checkpoints/`, `calibration.json`, `reference.json`; one for all processes."""
     shared = os.environ.get("STREGA_TESTS_SHARED")
     if not shared:
         folder = Path(tempfile.mkdtemp(prefix="strega-"))

@@ -145,3 +145,44 @@ def test_threads_that_need_one_program_compile_it_once(monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(call, range(4))) == [2.0] * 4
     assert len(compiled) == 1
+
+
+def test_programs_are_traced_one_after_the_other(monkeypatch):
+    """Threads that trace in turns would end together, and the first program be compiled as late as the last."""
+    steps, begun = [], threading.Barrier(2)
+
+    def traced(name):
+        def function(x):
+            steps.append(name)
+            time.sleep(0.1)
+            steps.append(name)
+            return x + 1
+
+        return Program(function)
+
+    programs = [traced(name) for name in "ab"]
+
+    def call(program):
+        begun.wait()
+        program.ready(np.float32(1))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(call, programs))
+    assert steps in (list("aabb"), list("bbaa"))
+
+
+def test_ahead_only_what_is_not_kept_is_compiled(folder):
+    traced = []
+
+    def function(x):
+        traced.append(x)
+        return x + 1
+
+    first, second = Program(function), Program(function)
+    first.compile_ahead(np.float32(1))
+    first.compile_ahead(np.float32(1))
+    assert len(traced) == len(list(folder.iterdir())) == 1
+    second.compile_ahead(np.float32(1))
+    assert not second._compiled  # not even read
+    assert float(second(np.float32(1))) == 2.0
+    assert len(traced) == 1

@@ -215,13 +215,13 @@ def test_a_fit_that_loses_a_class_starts_again(phantom, segmented, monkeypatch):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
-def test_what_is_compiled_beside_the_fields_is_the_program_that_follows_them(phantom, n_classes, monkeypatch):
-    """And what is to be done meanwhile is done when the fields are under way."""
+def test_what_is_compiled_ahead_are_the_programs_that_run(phantom, n_classes, monkeypatch):
+    """And what is to be done meanwhile is done once, when that of the partial volumes is compiled."""
     fresh = [Program(program._function) for program in (fields.expectation_maximisation, fields.partial_volumes)]
     monkeypatch.setattr(fields, "expectation_maximisation", fresh[0])
     monkeypatch.setattr(fields, "partial_volumes", fresh[1])
     seen = []
-    segment(phantom[0], SPACING, n_classes=n_classes, meanwhile=lambda: seen.append(len(fresh[0]._compiled)))
+    segment(phantom[0], SPACING, n_classes=n_classes, meanwhile=lambda: seen.append(len(fresh[1]._compiled)))
     assert seen == [1]
     assert [len(program._compiled) for program in fresh] == [1, 1]
 

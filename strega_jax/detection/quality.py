@@ -161,8 +161,10 @@ def noise_share(
         count = len(values) - len(NOISE_FILTER) + 1
         if count < 1:
             continue
-        difference = np.sum([tap * values[i : i + count] for i, tap in enumerate(NOISE_FILTER)], axis=0)
-        whole = np.logical_and.reduce([inside[i : i + count] for i in range(len(NOISE_FILTER))])
+        difference, whole = NOISE_FILTER[0] * values[:count], inside[:count].copy()
+        for i, tap in enumerate(NOISE_FILTER[1:], start=1):
+            difference += tap * values[i : i + count]
+            whole &= inside[i : i + count]
         if whole.any():
             found.append(scale * float(np.median(np.abs(difference[whole]))))
     return min(found, default=0.0) / float(image[brain].mean())

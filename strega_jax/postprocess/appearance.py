@@ -74,16 +74,24 @@ def _refined(
 ) -> Bool[np.ndarray, "x y z"]:
     box = _box(mask, spacing_mm, reach_mm)
     before, within = mask[box], brain[box]
-    distance = _signed_distance(before, spacing_mm)
-    near = within & (distance > -reach_mm)
-    # What was missed of an anomaly must not count as the rest of the brain.
-    far = brain.copy()
-    far[box] &= ~near
-    if far.sum() < SAMPLES:
-        far = brain & ~mask
-    features = [_standardised(image, brain, far, spacing_mm, box) for image in images]
-    outside = np.stack([rest for _, rest in features], axis=-1)
-    image = np.stack([inside for inside, _ in features], axis=-1)
+
+    def surroundings() -> tuple[Float[np.ndarray, "i j k"], Bool[np.ndarray, "i j k"], Bool[np.ndarray, "x y z"]]:
+        distance = _signed_distance(before, spacing_mm)
+        near = within & (distance > -reach_mm)
+        # What was missed of an anomaly must not count as the rest of the brain.
+        far = brain.copy()
+        far[box] &= ~near
+        return distance, near, far if far.sum() >= SAMPLES else brain & ~mask
+
+    def feature(image: Float[np.ndarray, "x y z"]) -> tuple[Float[np.ndarray, "i j k"], Float[np.ndarray, " n"]]:
+        standardised = _standardised(image, brain, spacing_mm)
+        return standardised[box].copy(), standardised[around.result()[2]]
+
+    with ThreadPoolExecutor(2) as pool:  # NumPy and SciPy let go of the interpreter
+        around = pool.submit(surroundings)
+        features = list(pool.map(feature, images))
+    distance, near, _ = around.result()
+    image, outside = (np.stack(parts, axis=-1) for parts in zip(*features, strict=True))
     prior = np.clip(distance * (PRIOR / reach_mm), -PRIOR, PRIOR)
     sigma = [SMOOTH_MM / mm for mm in spacing_mm]
     found = before
@@ -115,11 +123,9 @@ def _box(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]
 def _standardised(
     image: Float[np.ndarray, "x y z"],
     brain: Bool[np.ndarray, "x y z"],
-    far: Bool[np.ndarray, "x y z"],
     spacing_mm: tuple[float, float, float],
-    box: tuple[slice, ...],
-) -> tuple[Float[np.ndarray, "i j k"], Float[np.ndarray, " n"]]:
-    """Log intensities in the box, smoothed, in units of the brain's spread; and those far away."""
+) -> Float[np.ndarray, "x y z"]:
+    """Log intensities, smoothed, in units of the brain's spread."""
     offset = min(0.0, float(image[brain].min()))
     # One volume, worked on in place: fine scans have large ones.
     log = np.subtract(image, offset, dtype=np.float32)
@@ -130,7 +136,7 @@ def _standardised(
     ndimage.gaussian_filter(log, [NOISE_MM / mm for mm in spacing_mm], output=log)
     log -= np.float32(middle)
     log /= np.float32(scale)
-    return log[box].copy(), log[far]
+    return log
 
 
 def _signed_distance(

@@ -81,17 +81,21 @@ def find_components(
 
 def slice_boxes(mask: Bool[np.ndarray, "x y z"]) -> list[SliceBox]:
     """A box around every 8-connected component of every axial slice (paper, figs. 6–7), lowest slice first."""
-    boxes = []
-    for z in np.flatnonzero(mask.any(axis=(0, 1))):
-        labels, count = cc3d.connected_components(np.ascontiguousarray(mask[:, :, z]), connectivity=8, return_N=True)
+    boxes: list[SliceBox] = []
+    whole = bounding_box(mask)
+    if whole is None:
+        return boxes
+    left, back, low = (side.start for side in whole)
+    for z, part in enumerate(np.ascontiguousarray(np.moveaxis(mask[whole], 2, 0)), start=low):
+        labels, count = cc3d.connected_components(part, connectivity=8, return_N=True)
         statistics = cc3d.statistics(labels)
         for i in range(1, count + 1):
             x, y = statistics["bounding_boxes"][i][:2]
             boxes.append(
                 SliceBox(
-                    z=int(z),
-                    lo=(int(x.start), int(y.start)),
-                    hi=(int(x.stop), int(y.stop)),
+                    z=z,
+                    lo=(int(x.start) + left, int(y.start) + back),
+                    hi=(int(x.stop) + left, int(y.stop) + back),
                     pixels=int(statistics["voxel_counts"][i]),
                 )
             )

@@ -55,17 +55,19 @@ def mask_from_score(
         return mask
     # Only the brain's box is worked on, slices first; everything beside it is zero. A threshold is never below
     # zero, so nothing outside the brain can lie above it.
-    inside = np.where(brain[box], score[box], np.float32(0)).astype(np.float32, copy=False)
-    slices = np.ascontiguousarray(inside.transpose(2, 0, 1))
-    del inside  # of a fine scan it is large
+    slices = np.where(brain[box], score[box], np.float32(0)).astype(np.float32, copy=False).transpose(2, 0, 1)
     thresholds = np.maximum(_thresholds(slices, score.shape, settings, healthy_threshold), np.float32(0))
     marked = slices > thresholds[:, None, None]
+    near = bounding_box(marked)
+    if near is None:
+        return mask
+    marked, slices = np.ascontiguousarray(marked[near]), slices[near]
     if settings.threshold == "hysteresis":
         marked = components_with_seeds(marked, slices > np.float32(settings.value or healthy_threshold or 0))
     min_area = max(settings.min_area_px, settings.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
     marked = drop_small_areas(marked, min_area, settings.connectivity)
-    mask[box] = marked.transpose(1, 2, 0)
-    mask[box] = drop_small_volumes(mask[box], settings.min_volume_ml * 1000 / math.prod(spacing_mm))
+    marked = drop_small_volumes(marked, settings.min_volume_ml * 1000 / math.prod(spacing_mm))
+    mask[box][near[1], near[2], near[0]] = marked.transpose(1, 2, 0)
     return mask
 
 
@@ -88,6 +90,7 @@ def _thresholds(
         if settings.threshold == "hysteresis":
             value = settings.low_fraction * float(slices.max())
         return np.full(len(slices), value, np.float32)
+    slices = np.ascontiguousarray(slices)
     if settings.scope == "slice":
         beside = shape[0] * shape[1] - slices[0].size
         thresholds = otsu_thresholds(slices, zeros_beside=beside)

@@ -1,5 +1,8 @@
 """Score stacks made ready for a threshold: capped, smoothed within the brain, compared with the other hemisphere."""
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
@@ -36,8 +39,9 @@ def refine_scores(
         refined = np.minimum(refined, np.float32(settings.clip))
     if settings.smooth_mm > 0:
         sigma = [settings.smooth_mm / edge for edge in spacing_mm]
-        weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma, mode="constant")
-        refined = ndimage.gaussian_filter(refined, sigma, mode="constant")
+        with ThreadPoolExecutor(2) as pool:  # SciPy lets go of the interpreter
+            smooth = functools.partial(ndimage.gaussian_filter, sigma=sigma, mode="constant")
+            refined, weight = pool.map(smooth, (refined, brain.astype(np.float32)))
         refined = refined / np.maximum(weight, np.float32(LEAST_WEIGHT))
         refined = np.where(brain, refined, np.float32(0))
     if settings.mirror > 0:

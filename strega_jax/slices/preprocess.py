@@ -91,7 +91,7 @@ def preprocess(scan: Scan, settings: Preprocess) -> SliceVolume:
 
 
 def segment_scan(scan: Scan, settings: Preprocess, meanwhile: Callable[[], None] = lambda: None) -> TissueMap:
-    """The first half of `preprocess`: the tissue map. `meanwhile` is called once the device is at work.
+    """The first half of `preprocess`: the tissue map. `meanwhile` is called once its programs are compiled.
 
     Raises ScanError: no brain in it, or not brain-extracted.
     """
@@ -128,15 +128,13 @@ def _naming(scan: Scan) -> Iterator[None]:
 def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVolume:
     contrast: Any = told_contrast(scan, settings.contrast)
     brain = tissue.seg > 0
-    alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
-    grid = _grid(scan, alignment, brain, settings)
     box = bounding_box(brain)
     assert box is not None  # an image without brain is not segmented
     borrowed = _is_borrowed(contrast, settings)
-    image, there = scan.data[box], tissue.part(box)
-    maps = [there.pve[..., 0], beyond_tissue(image, there)] if borrowed else _channels(image, there, settings)
-    if settings.representation == "fractions_intensity":
-        maps.append(brain_scaled(image, there.seg > 0))
+    with ThreadPoolExecutor(1) as beside:  # NumPy lets go of the interpreter
+        coming = beside.submit(_maps, scan.data[box], tissue.part(box), borrowed, settings)
+        alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
+    grid, maps = _grid(scan, alignment, brain, settings), coming.result()
 
     def sampled(channel: np.ndarray) -> np.ndarray:
         return grid.sample_part(channel, box, brain.shape)
@@ -160,6 +158,16 @@ def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVol
     images = np.maximum(images, BRAIN_FLOOR) * inside[indices, :, :, None]
     position = (indices / max(1, len(fraction) - 1)).astype(np.float32)
     return SliceVolume(images.astype(np.float32), indices, position, grid, brain, tissue, alignment, borrowed)
+
+
+def _maps(
+    image: Float[np.ndarray, "x y z"], tissue: TissueMap, borrowed: bool, settings: Preprocess
+) -> list[Float[np.ndarray, "x y z"]]:
+    """What is sampled."""
+    maps = [tissue.pve[..., 0], beyond_tissue(image, tissue)] if borrowed else _channels(image, tissue, settings)
+    if settings.representation == "fractions_intensity":
+        maps.append(brain_scaled(image, tissue.seg > 0))
+    return maps
 
 
 def _is_borrowed(contrast: Contrast, settings: Preprocess) -> bool:
@@ -201,7 +209,7 @@ def _grid(
 def _channels(
     image: Float[np.ndarray, "x y z"], tissue: TissueMap, settings: Preprocess
 ) -> list[Float[np.ndarray, "x y z"]]:
-    """What is sampled; of fractions CSF and GM, for what is left of the brain is WM."""
+    """Tissue; of fractions CSF and GM, for what is left of the brain is WM."""
     brain = tissue.seg > 0
     if settings.representation in FRACTIONS:
         fractions = [tissue.pve[..., c] for c in range(2)]

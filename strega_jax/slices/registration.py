@@ -10,7 +10,7 @@ pulls nowhere. Voxels that lie beyond the field of view are left out.
 """
 
 import functools
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -224,10 +224,20 @@ def minimise(
 
 def prepare() -> None:
     """Compile the program of `minimise`, one for all scans, or fetch it from where it is kept."""
+    _minimise.ready(*_like())
+
+
+def compile_ahead() -> None:
+    """Compile it, if it is kept nowhere."""
+    _minimise.compile_ahead(*_like())
+
+
+def _like() -> tuple[Any, ...]:
+    """Arguments of `_minimise`, as far as shapes and types go."""
     points, parameters = (np.zeros(shape, np.float32) for shape in ((PIECE * PIECES, 3), (12,)))
     volume = np.zeros((GRID_VOXELS,) * 3 + (4,), np.float32)
     prior = Prior((0.0, 0.0), (0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
-    _minimise.ready(Level(points, points), np.int32(0), volume, 0.0, 0, parameters, parameters, prior)
+    return Level(points, points), np.int32(0), volume, 0.0, 0, parameters, parameters, prior
 
 
 @functools.partial(Program, options=OPTIMISED)

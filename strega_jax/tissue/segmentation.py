@@ -100,7 +100,7 @@ def segment(
 
         assume_stripped: skip the check that the brain is extracted.
         restore: `bias` and `restored` are wanted; without them the map takes a third less memory.
-        meanwhile: called when the device is at work; again where the fit starts again.
+        meanwhile: called once the programs of the last step are compiled, most often before the fit has begun.
 
     Intensities that `checks.brain_intensities` had to shift or scale stay so in `restored`, `means`, `variances`.
 
@@ -133,16 +133,24 @@ def segment(
         inputs = bounded, mask_box, start.means, start.variances, weights, smoothers
         return fields.expectation_maximisation(*inputs, schedule=schedule, bright_fluid=fluid_bright)
 
+    def prepare_fit() -> None:
+        """Compile the program of `fit`, whose starts are looked for meanwhile."""
+        volume, numbers = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (mask_box.shape, (n_classes,)))
+        inputs = volume, mask_box, numbers, numbers, weights, smoothers
+        fields.expectation_maximisation.ready(*inputs, schedule=schedule, bright_fluid=fluid_bright)
+
     def prepare() -> mixel.Wavefronts:
         """The order of the last sweep, whose program is compiled by then."""
         fronts = mixel.wavefronts(mask_box, raster)
         wanted = fields.fields_of(mask_box.shape, n_classes)
         fields.partial_volumes.ready(wanted, mask_box, fronts, weights, beta=schedule.beta_mixel)
+        meanwhile()
         return fronts
 
     fine = memory.is_fine(mask.size)
     memory.give_back_after_fine(mask.size)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
+        beside.submit(prepare_fit)  # what goes wrong is raised again by the fit
         coming = None if fine else beside.submit(prepare)
         for start in hmrf.starts(np.log1p(values), n_classes, schedule.start_rounds):
             found = fit(start)
@@ -151,7 +159,6 @@ def segment(
                 memory.give_back_after_fine(mask.size)
             # Of other scans the device is busy with the fields meanwhile.
             coming = coming or beside.submit(prepare)
-            meanwhile()
             parts = fields.partial_volumes(found, mask_box, coming.result(), weights, beta=schedule.beta_mixel)
             if _has_all_classes(found, n_classes):
                 break
