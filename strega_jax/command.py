@@ -78,6 +78,7 @@ def run(
         more_help: what --help tells beyond the flags.
     """
     terminal.make_ready()
+    end = terminal.QuickEnd()
     if not HELP.isdisjoint(sys.argv[1:]):
         _print_help(main, more_help)
         sys.exit(0)
@@ -91,7 +92,8 @@ def run(
             memory.keep_freed_memory()  # before the devices' threads
             with memory.seldom_collected():
                 _set_up_devices()
-                return main()
+                end.code = main()
+                return end.code
         except (StregaError, OSError, MemoryError) as error:
             log.debug("", exc_info=error)
             print(f"error: {failures.one_line(failures.run_error(error) or error)}", file=sys.stderr)

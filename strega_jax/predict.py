@@ -21,6 +21,7 @@ unforeseen errors are in errors.log beside the results. Research use only.
 
 import collections
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,7 @@ def main() -> int:
         return _group(output)
     if not _CHECKPOINT.value and not _DRY_RUN.value:
         _compile_alignment()
+    _load_nibabel()
     # What a help text does not need is loaded where the work begins.
     from tqdm import tqdm
 
@@ -134,6 +136,15 @@ def _compile_alignment() -> None:
     background = ThreadPoolExecutor(1)
     background.submit(registration.compile_ahead)  # what goes wrong is raised again where the alignment is needed
     background.shutdown(wait=False)
+
+
+def _load_nibabel() -> None:
+    """Without pydicom, which it loads where it is installed, for extensions of NIfTI that nothing here reads."""
+    if "pydicom" not in sys.modules:
+        sys.modules["pydicom"] = None  # pyright: ignore[reportArgumentType]: as Python marks what is not there
+        import nibabel  # noqa: F401
+
+        del sys.modules["pydicom"]
 
 
 def _tell(done: "Done", failures: Failures) -> None:

@@ -3,6 +3,7 @@
 Loads the standard library alone, so that both hold while everything else is still being loaded.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -81,6 +82,22 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class QuickEnd:
+    """Ends the process once all exit handlers have run, without taking its modules apart: a twentieth of a second.
+
+    Made before any library is loaded, since of exit handlers the first comes last. Only where `code` was set: whatever
+    else ends the process, ends it as ever.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        if self.code is not None:
+            leave(self.code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

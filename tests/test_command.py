@@ -247,3 +247,27 @@ def test_a_command_keeps_freed_memory_before_it_does_anything():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["kept", "False", "done"]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_ends_with_its_code_after_all_exit_handlers_and_takes_no_module_apart(code):
+    script = f"""
+import atexit, sys
+from strega_jax import command
+
+class Held:
+    def __del__(self):
+        print("taken apart")
+
+held = Held()
+
+def main():
+    atexit.register(print, "handled")
+    print("done")
+    return {code}
+
+sys.argv = ["strega-test"]
+command.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "done\nhandled\n"), done.stderr

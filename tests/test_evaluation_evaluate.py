@@ -209,7 +209,8 @@ def test_masks_of_another_scan_and_a_device_that_fails_lose_one_case_each(cases,
             raise jax.errors.JaxRuntimeError("INTERNAL: the device failed")
         return opened.model.score(images, position, contrast)
 
-    model: Any = SimpleNamespace(about=opened.model.about, source="m", score=score, fingerprint=lambda: "m")
+    about = opened.model.about
+    model: Any = SimpleNamespace(about=about, source="m", score=score, prepare=str, fingerprint=lambda: "m")
     failures = evaluate(
         model, [*wrong, unlabelled, cases[1], cases[0]], RUN.postprocess, opened.calibration, tmp_path / "out"
     )

@@ -43,6 +43,7 @@ def test_an_exported_model_detects_and_doubts_as_its_checkpoint(opened, kind, tm
     exported = open_model(tmp_path / "model.zip")
     assert exported.reference == opened.reference
     assert exported.calibration == opened.calibration
+    exported.model.prepare()
     own, other = (strega_jax.detect(small_scan(), m) for m in (opened, exported))
     assert own.mask.any()
     np.testing.assert_array_equal(other.mask, own.mask)

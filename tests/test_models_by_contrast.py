@@ -85,7 +85,7 @@ def test_the_contrast_of_a_scan_reaches_the_model(contrast, disc_store):
         return Scores(images[..., 0], images, None)
 
     about = SimpleNamespace(preprocess=run.preprocess, run=run)
-    model: Any = SimpleNamespace(about=about, source="stub", score=score, fingerprint=str)
+    model: Any = SimpleNamespace(about=about, source="stub", score=score, prepare=str, fingerprint=str)
     slices = disc_volume(np.random.default_rng(0), run.preprocess)
     scan = Scan.from_array(slices.brain.astype(np.float32), np.eye(4), Path("scan.nii"))
     scan = dataclasses.replace(scan, contrast=contrast)

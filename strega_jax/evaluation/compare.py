@@ -53,6 +53,10 @@ class TimedModel:
         """The model's."""
         return self.model.source
 
+    def prepare(self, contrast: str = "") -> None:
+        """As the model's."""
+        self.model.prepare(contrast)
+
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
     ) -> Scores:

@@ -1,7 +1,5 @@
 """Get ready what does not depend on the scan, while the first scan is read and segmented."""
 
-import numpy as np
-
 from strega_jax.models.scorer import Scorer
 from strega_jax.slices import align
 
@@ -12,7 +10,6 @@ def warm_up(model: Scorer, contrast: str) -> None:
     Raises:
         CheckpointError: the model's weights are not what its settings say.
     """
-    about = model.about
-    if about.preprocess.grid == "template":
+    if model.about.preprocess.grid == "template":
         align.prepare()
-    model.score(np.zeros((1, *about.image_shape), np.float32), np.zeros(1, np.float32), contrast)
+    model.prepare(contrast)

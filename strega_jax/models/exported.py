@@ -60,6 +60,10 @@ class ExportedModel:
     of_contrast: Mapping[str, int]  # which of them is a contrast's, where it is not the first
     digest: str  # of the file's content
 
+    def prepare(self, contrast: str = "") -> None:
+        """Have the runtime compile the network of this contrast."""
+        self.score(np.zeros((1, *self.about.image_shape), np.float32), np.zeros(1, np.float32), contrast)
+
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
     ) -> Scores:

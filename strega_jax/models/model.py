@@ -62,6 +62,14 @@ class Model:
                 f"{self.source}: the weights are not those of {self.about.run.detector} with these settings ({error})"
             ) from error
 
+    def prepare(self, contrast: str = "") -> None:
+        """Compile the program that scores slices of this contrast, or fetch it from where it is kept.
+
+        Raises:
+            CheckpointError: the weights are another model's.
+        """
+        self._program(contrast)
+
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
     ) -> Scores:

@@ -35,6 +35,10 @@ class Scorer(Protocol):
         """The file or folder it was loaded from."""
         ...
 
+    def prepare(self, contrast: str = "") -> None:
+        """Have ready what scores slices of this contrast, whenever they come."""
+        ...
+
     def score(
         self, images: Float[np.ndarray, "k h w c"], position: Float[np.ndarray, " k"], contrast: str = ""
     ) -> Scores:
