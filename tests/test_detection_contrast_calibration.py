@@ -41,6 +41,8 @@ class Fluid:
     about: Any = type("About", (), {"preprocess": RUN.preprocess, "run": RUN})
     source = "runs/fluid"
 
+    def prepare(self, contrast: str = "") -> None: ...
+
     def score(self, images: Any, position: Any, contrast: str = "") -> Scores:
         return Scores(images[..., 0], images, None)
 

@@ -38,6 +38,8 @@ class Model:
     def about(self) -> About:
         return About(self.run, self.run.preprocess, Normalisation((0.0,) * 3, (1.0,) * 3), (32, 32, 3), 8, 4, 40)
 
+    def prepare(self, contrast: str = "") -> None: ...
+
     def score(self, images: Any, position: Any, contrast: str = "") -> Scores:
         return Scores(images[..., 2], images * 0.5, None)
 
