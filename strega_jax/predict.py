@@ -142,9 +142,10 @@ def _load_nibabel() -> None:
     """Without pydicom, which it loads where it is installed, for extensions of NIfTI that nothing here reads."""
     if "pydicom" not in sys.modules:
         sys.modules["pydicom"] = None  # pyright: ignore[reportArgumentType]: as Python marks what is not there
-        import nibabel  # noqa: F401
-
-        del sys.modules["pydicom"]
+        try:
+            import nibabel  # noqa: F401
+        finally:
+            del sys.modules["pydicom"]
 
 
 def _tell(done: "Done", failures: Failures) -> None:

@@ -103,25 +103,24 @@ class Program:
             return self._function(*jax.tree.unflatten(tree, given), **static)
 
         flat.__name__ = flat.__qualname__ = name or self._function.__name__
-        return jax.jit(flat).lower(*leaves)
+        with _TRACING:
+            return jax.jit(flat).lower(*leaves)
 
     def _place(self, key: Any) -> Path | None:
         return _place(f"{self._about} {self._options} {key}")
 
     def _made(self, key: Any, arguments: Sequence[Any], static: dict[str, Any]) -> Callable[..., Any]:
         path = self._place(key)
-        kept = _read(path) if path is not None else None
+        if path is None:
+            return _compile(self.lower(*arguments, **static), self._options)
+        kept = _read(path)
         if kept is not None:
             return kept
-        with _TRACING:
-            # By a new name, under which JAX keeps none: what JAX has read from its cache cannot be written again.
-            name = f"{self._function.__name__}_{uuid.uuid4().hex}" if path is not None else ""
-            lowered = self.lower(*arguments, name=name, **static)
-            called = set(re.findall(r"custom_call @(\w+)", lowered.as_text())) if path is not None else set()
-            if not all(name.startswith(LAPACK) for name in called):  # who knows what must be loaded for it
-                path, lowered = None, self.lower(*arguments, **static)
-        if path is None:
-            return _compile(lowered, self._options)
+        # By a new name, under which JAX keeps none: what JAX has read from its cache cannot be written a second time.
+        lowered = self.lower(*arguments, name=f"{self._function.__name__}_{uuid.uuid4().hex}", **static)
+        called = set(re.findall(r"custom_call @(\w+)", lowered.as_text()))
+        if not all(name.startswith(LAPACK) for name in called):  # who knows what must be loaded for it
+            return _compile(self.lower(*arguments, **static), self._options)
         compiled = _compile(lowered, self._options)
         _write(path, compiled, needs_lapack=bool(called))
         return compiled

@@ -85,10 +85,10 @@ def leave(code: int) -> NoReturn:
 
 
 class QuickEnd:
-    """Ends the process once all exit handlers have run, without taking its modules apart: a twentieth of a second.
+    """Ends a command's process once all exit handlers have run, without taking its modules apart: 0.05 s.
 
-    Made before any library is loaded, since of exit handlers the first comes last. Only where `code` was set: whatever
-    else ends the process, ends it as ever.
+    Made before any library is loaded, since of exit handlers the first comes last. Only where `code` was set, and not
+    in another program that calls a command: whatever else ends the process, ends it as ever.
     """
 
     def __init__(self) -> None:
@@ -96,8 +96,17 @@ class QuickEnd:
         atexit.register(self._end)
 
     def _end(self) -> None:
-        if self.code is not None:
+        if self.code is not None and _is_main():
             leave(self.code)
+
+
+def _is_main() -> bool:
+    """Whether this process runs a command and nothing else, by `python -m` or by its script."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return spec.name.startswith("strega_jax.")
+    return os.path.basename(getattr(main, "__file__", None) or "").startswith("strega-")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

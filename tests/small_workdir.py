@@ -48,7 +48,10 @@ def small_workdir() -> Path:
     with open(Path(shared) / "workdir.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = Path(shared) / "workdir"
-        return folder if (folder / "reference.json").exists() else _made(folder)
+        if not (folder / "reference.json").exists():  # which is written last
+            shutil.rmtree(folder, ignore_errors=True)
+            _made(folder)
+        return folder
 
 
 def _made(folder: Path) -> Path:

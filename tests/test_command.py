@@ -249,9 +249,7 @@ def test_a_command_keeps_freed_memory_before_it_does_anything():
     assert done.stdout.split() == ["kept", "False", "done"]
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_command_ends_with_its_code_after_all_exit_handlers_and_takes_no_module_apart(code):
-    script = f"""
+ENDING = """
 import atexit, sys
 from strega_jax import command
 
@@ -264,10 +262,35 @@ held = Held()
 def main():
     atexit.register(print, "handled")
     print("done")
-    return {code}
+    return 3
 
-sys.argv = ["strega-test"]
-command.run(main)
+try:
+    command.run(main)
+except SystemExit as end:
+    code = end.code
+sys.exit(code + 1)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (code, "done\nhandled\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "printed"),
+    [("strega-test", 3, ["done", "handled"]), ("study.py", 4, ["done", "handled", "taken apart"])],
+)
+def test_a_command_ends_after_all_exit_handlers_and_a_program_that_calls_it_as_ever(name, code, printed, tmp_path):
+    (tmp_path / name).write_text(ENDING)
+    done = subprocess.run([sys.executable, str(tmp_path / name)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (code, printed), done.stderr
+
+
+def test_predict_loads_no_pydicom_for_nifti_and_leaves_it_to_be_loaded():
+    pytest.importorskip("pydicom", reason="no pydicom: nothing to leave out")
+    program = """
+import sys
+from strega_jax import predict
+predict._load_nibabel()
+print("nibabel" in sys.modules, any(name.startswith("pydicom") for name in sys.modules))
+import pydicom
+print(pydicom.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "pydicom"]

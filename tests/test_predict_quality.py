@@ -220,3 +220,12 @@ def test_headers_without_orientation_are_doubted(opened, tmp_path):
         )
     )
     assert any(flag.check == "orientation" and "sform" in flag.reason for flag in done.warnings)
+
+
+def test_noise_is_told_where_five_voxels_of_brain_lie_in_a_row_alone():
+    rng = np.random.default_rng(0)
+    brain = np.zeros((60, 60, 60), bool)
+    for start in range(0, 60, 10):  # sheets, most rows of five across them end outside
+        brain[start : start + 6] = True
+    image = np.where(brain, 100 + 3 * rng.standard_normal(brain.shape), 0).astype(np.float32)
+    assert noise_share(image, brain, (1.0, 2.0, 2.0)) == pytest.approx(0.03, rel=0.05)

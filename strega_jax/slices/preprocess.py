@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from strega_jax import memory
 from strega_jax.boxes import bounding_box
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
@@ -131,10 +133,12 @@ def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVol
     box = bounding_box(brain)
     assert box is not None  # an image without brain is not segmented
     borrowed = _is_borrowed(contrast, settings)
+    # Of a fine scan both at once would take several hundred megabytes more.
+    make_maps = functools.partial(_maps, scan.data[box], tissue.part(box), borrowed, settings)
     with ThreadPoolExecutor(1) as beside:  # NumPy lets go of the interpreter
-        coming = beside.submit(_maps, scan.data[box], tissue.part(box), borrowed, settings)
+        coming = None if memory.is_fine(scan.data.size) else beside.submit(make_maps)
         alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
-    grid, maps = _grid(scan, alignment, brain, settings), coming.result()
+    grid, maps = _grid(scan, alignment, brain, settings), coming.result() if coming else make_maps()
 
     def sampled(channel: np.ndarray) -> np.ndarray:
         return grid.sample_part(channel, box, brain.shape)

@@ -54,7 +54,7 @@ class Validator:
 
     def _sample(self, source: SplitSource) -> dict[str, np.ndarray]:
         most = min(len(source), VALIDATION_SLICES)
-        return sample_slices(source, max(most - most % self._size, min(most, self._size)))
+        return sample_slices(source, most if most < self._size else most - most % self._size)
 
     def _on_devices(self, raw: RawBatch) -> DeviceBatch:
         """Split along `data`; whole on every device where that does not come out even."""
