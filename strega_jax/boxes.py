@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -18,6 +18,17 @@ def bounding_box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...] | None:
         box.append(slice(int(on[0]), int(on[-1]) + 1))
         mask = mask[(slice(None),) * axis + (box[-1],)]  # the less to look through along the next
     return tuple(box)
+
+
+def slab_boxes(
+    mask: Bool[np.ndarray, "x *rest"], planes: int, within: tuple[slice, ...] | None = None
+) -> Iterator[tuple[slice, ...]]:
+    """The boxes of what a mask holds in each slab of so many planes across its first axis, or of a part of it."""
+    whole = within or tuple(slice(0, n) for n in mask.shape)
+    for start in range(whole[0].start, whole[0].stop, planes):
+        slab = (slice(start, min(start + planes, whole[0].stop)), *whole[1:])
+        if (box := bounding_box(mask[slab])) is not None:
+            yield tuple(slice(s.start + b.start, s.start + b.stop) for s, b in zip(slab, box, strict=True))
 
 
 def widened(box: Sequence[slice], margin: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strega_jax.boxes import block_sums, bounding_box, within_reach
+from strega_jax.boxes import block_sums, bounding_box, slab_boxes, within_reach
 from strega_jax.slices.unseen import sections
 
 
@@ -42,3 +42,22 @@ def test_sections_of_a_mask_and_of_shares_are_the_same():
     for counted, summed in zip(sections(mask), sections(mask.astype(np.float32)), strict=True):
         assert counted.dtype == np.float64
         np.testing.assert_array_equal(counted, summed)
+
+
+def test_boxes_of_slabs_hold_all_that_is_marked_in_a_part_each_as_small_as_can_be():
+    rng = np.random.default_rng(0)
+    mask = rng.random((23, 9, 11)) < 0.02
+    mask[7:11] = False  # a slab without any
+    within = (slice(3, 22), slice(1, 8), slice(0, 10))
+    found = list(slab_boxes(mask, 4, within))
+    seen = np.zeros(mask.shape, int)
+    for box in found:
+        assert box[0].stop - box[0].start <= 4
+        assert bounding_box(mask[box]) == tuple(slice(0, s.stop - s.start) for s in box)
+        seen[box] += mask[box]
+    inside = np.zeros_like(mask)
+    inside[within] = mask[within]
+    np.testing.assert_array_equal(seen, inside)
+    assert len(found) == 4
+    assert list(slab_boxes(mask, 100)) == [bounding_box(mask)]
+    assert not list(slab_boxes(np.zeros_like(mask), 4))

@@ -66,7 +66,7 @@ def test_scores_near_a_box_are_those_of_the_whole_there():
     scores = rng.random(volume.images.shape[:3], np.float32)
     whole = volume.back(scores)
     x, y, z = (n // 2 for n in whole.shape)
-    near = (slice(x, x + 1), slice(y - 4, y + 5), slice(z - 1, z + 1))  # one voxel wide: one of two threads has none
+    near = (slice(x, x + 1), slice(y - 4, y + 5), slice(z - 1, z + 1))
     part = volume.back(scores, near)
     np.testing.assert_allclose(part[near], whole[near], rtol=1e-5)
     assert part[near].any()

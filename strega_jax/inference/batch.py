@@ -22,7 +22,8 @@ from strega_jax.output.write import write_result
 from strega_jax.pipeline import staged
 from strega_jax.scans.contrast import ENHANCED_CONTRAST
 from strega_jax.scans.scan import Scan
-from strega_jax.slices.preprocess import SliceVolume, cut_slices, segment_scan
+from strega_jax.slices.preprocess import cut_slices, segment_scan
+from strega_jax.tissue import TissueMap
 
 if TYPE_CHECKING:
     from strega_jax.scans.dicom import Series
@@ -88,7 +89,7 @@ class _Work:
     made: dict[str, Any]
     skipped: bool = False
     scan: Scan | None = None
-    slices: SliceVolume | None = None
+    tissue: TissueMap | None = None
     checks: tuple[Future[list[QualityWarning]], ...] = ()
     warnings: list[QualityWarning] = dataclasses.field(default_factory=list)
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -168,21 +169,23 @@ def detect_all(
             wanted = opened.model.about.preprocess
             tissue = segment_scan(work.scan, wanted, meanwhile=lambda: warm(work.job.contrast))
             memory.give_back_after_fine(work.scan.data.size)
-            # Nothing waits for these but what is written; what needs no slices is looked at while they are cut.
-            image = background.submit(image_warnings, work.scan, tissue.seg > 0)
-            work.slices = cut_slices(work.scan, tissue, wanted)
-            memory.give_back_after_fine(work.scan.data.size)
-            work.checks = background.submit(pose_warnings, work.scan, work.slices, wanted.contrast), image
-            if settings.strict:
-                work.warnings = work.found_by_checks()
-                _abstain(work, settings)
+            work.tissue = tissue
+            # Nothing waits for the checks but what is written; these need no slices.
+            work.checks = (background.submit(image_warnings, work.scan, tissue.seg > 0),)
         return work
 
     def detect(work: _Work) -> _Work:
-        if work.scan is not None and work.slices is not None:
+        if work.scan is not None and work.tissue is not None:
+            wanted = opened.model.about.preprocess
+            slices, work.tissue = cut_slices(work.scan, work.tissue, wanted), None
+            memory.give_back_after_fine(work.scan.data.size)
+            work.checks = background.submit(pose_warnings, work.scan, slices, wanted.contrast), *work.checks
+            if settings.strict:
+                work.warnings = work.found_by_checks()
+                _abstain(work, settings)
             warming[work.job.contrast].result()
             work.detection = detect_slices(
-                opened.model, work.scan, work.slices, settings.postprocess, opened.calibration, samples=settings.samples
+                opened.model, work.scan, slices, settings.postprocess, opened.calibration, samples=settings.samples
             )
             work.measured = measure(work.detection)
             work.warnings = work.found_by_checks() + reference_warnings(work.measured, opened.reference)

@@ -1,7 +1,6 @@
 """The grid on which axial slices are sampled, and the way from it back to the scan."""
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -66,19 +65,10 @@ class SliceGrid:
 
     def back_part(self, slices: Float[np.ndarray, "k h w"], box: tuple[slice, ...]) -> Float[np.ndarray, "a b c"]:
         """`back` at the voxels of a box."""
-        stack = np.moveaxis(slices, 0, 2)
-        found = np.empty([s.stop - s.start for s in box], stack.dtype)
-
-        def fill(part: slice) -> None:
-            from_scan = np.linalg.inv(self.to_scan)
-            from_scan[:3, 3] += from_scan[:3, :3] @ [box[0].start + part.start, box[1].start, box[2].start]
-            there = found[part]
-            ndimage.affine_transform(stack, from_scan, output_shape=there.shape, output=there, order=1)
-
-        middle = len(found) // 2
-        with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
-            list(pool.map(fill, (slice(0, middle), slice(middle, len(found)))))
-        return found
+        from_scan = np.linalg.inv(self.to_scan)
+        from_scan[:3, 3] += from_scan[:3, :3] @ [side.start for side in box]
+        shape = tuple(side.stop - side.start for side in box)
+        return ndimage.affine_transform(np.moveaxis(slices, 0, 2), from_scan, output_shape=shape, order=1)
 
 
 def whole_slice_grid(scan: Scan, settings: Preprocess) -> SliceGrid:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from nibabel.affines import from_matvec
 
 from strega_jax import memory
-from strega_jax.boxes import bounding_box
+from strega_jax.boxes import bounding_box, slab_boxes
 from strega_jax.config import Preprocess
 from strega_jax.errors import ScanError
 from strega_jax.scans.background import remove_background
@@ -33,6 +34,7 @@ FRACTIONS = ("fractions", "fractions_excess", "fractions_intensity")  # represen
 # Where these percentiles of the brain's intensities end up in the channel of intensities, and its range.
 BRAIN_PERCENTILES, THEIR_VALUES = (3.0, 90.0), (0.1, 0.9)
 BRAIN_RANGE = (0.02, 2.0)
+SLAB = 16  # planes of the scan whose common box is filled at once: a brain fills its whole box by half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,12 @@ class SliceVolume:
         stack = np.zeros((count, h, w), np.float32)
         stack[self.indices] = scores
         volume = np.zeros(self.brain.shape, np.float32)
-        box = near or bounding_box(self.brain)
-        if box is not None:
+
+        def fill(box: tuple[slice, ...]) -> None:
             volume[box] = np.where(self.brain[box], self.grid.back_part(stack, box), np.float32(0))
+
+        with ThreadPoolExecutor(max_workers=2) as pool:  # scipy lets go of the interpreter
+            list(pool.map(fill, slab_boxes(self.brain, SLAB, near)))
         return volume
 
 
@@ -137,7 +142,10 @@ def _cut_slices(scan: Scan, tissue: TissueMap, settings: Preprocess) -> SliceVol
     make_maps = functools.partial(_maps, scan.data[box], tissue.part(box), borrowed, settings)
     with ThreadPoolExecutor(1) as beside:  # NumPy lets go of the interpreter
         coming = None if memory.is_fine(scan.data.size) else beside.submit(make_maps)
-        alignment = align_to_template(tissue.pve, scan.affine) if settings.grid == "template" else None
+        alignment = None
+        if settings.grid == "template":
+            corner = from_matvec(np.eye(3), [side.start for side in box])
+            alignment = align_to_template(tissue.pve[box], scan.affine @ corner)
     grid, maps = _grid(scan, alignment, brain, settings), coming.result() if coming else make_maps()
 
     def sampled(channel: np.ndarray) -> np.ndarray:
