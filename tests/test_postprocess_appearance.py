@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage, stats
 
 from strega_jax.evaluation.metrics import dice
+from strega_jax.postprocess import appearance
 from strega_jax.postprocess.appearance import AT_ONCE, Mixture, fit_mixture, log_density, refine_by_appearance
 
 SHAPE, SPACING, REACH = (60, 64, 50), (2.0, 2.0, 2.0), 15.0
@@ -59,6 +60,18 @@ def test_empty_space_around_the_brain_changes_no_voxel():
     alone = refine_by_appearance(found, [data], BRAIN, SPACING, REACH)
     padded = refine_by_appearance(np.pad(found, room), [np.pad(data, room)], np.pad(BRAIN, room), SPACING, REACH)
     np.testing.assert_array_equal(padded, np.pad(alone, room))
+
+
+def test_a_lesion_at_the_brains_edge_is_bounded_as_in_the_whole_array():
+    """Where the brain ends in a flat face, at which smoothing sees what lies beyond it."""
+    brain = BRAIN & (np.arange(SHAPE[0]) < 45)[:, None, None]
+    edge, noise = ball((43, 34, 27), 7) & brain, np.random.default_rng(3).normal(0, 25, SHAPE)
+    data = np.where(brain, np.where(edge, 165, 120) + noise, 0).astype(np.float32)
+    room = [(20, 20)] * 3
+    found, brain, data = (np.pad(volume, room) for volume in (ball((43, 33, 26), 5) & brain, brain, data))
+    whole = appearance._refined(found, [data], brain, SPACING, REACH)
+    assert (whole & ~found).sum() > 100
+    np.testing.assert_array_equal(refine_by_appearance(found, [data], brain, SPACING, REACH), whole)
 
 
 def test_intensities_of_any_offset_and_scale_give_the_same_lesion():

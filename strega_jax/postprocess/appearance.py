@@ -58,8 +58,8 @@ def refine_by_appearance(
     """
     if not mask.any() or (brain & ~mask).sum() < SAMPLES:
         return mask
-    # Nothing beyond it counts.
-    whole = _box(mask | brain, spacing_mm, reach_mm)
+    # Nothing beyond it counts, but what smoothing sees of it.
+    whole = _box(mask | brain, spacing_mm, 2 * SMOOTH_MM)
     out = np.zeros_like(mask)
     out[whole] = _refined(mask[whole], [image[whole] for image in images], brain[whole], spacing_mm, reach_mm)
     return out
@@ -114,7 +114,7 @@ def _refined(
 
 
 def _box(mask: Bool[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float], reach_mm: float) -> tuple[slice, ...]:
-    """The mask's box and `reach_mm` around it."""
+    """The mask's box and `reach_mm` around it, and as much as smoothing of what lies there sees."""
     inner = bounding_box(mask)
     assert inner is not None  # an empty mask comes back as it is
     return within_reach(inner, spacing_mm, reach_mm + 2 * SMOOTH_MM, mask.shape)
