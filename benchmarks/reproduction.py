@@ -55,8 +55,9 @@ RUNS = {
     "ceVAE (with StRegA preprocessing)": {"here": ("ce_vae_strega", "ce_vae_strega_t2")},
     "StRegA": {
         "here": (PAPER_T1, "paper_t2"),
+        "here, reconstruction − input": ("paper_t1_full_negative", "paper_t2_full_negative"),
         "here, 600 steps": (SHORT, "paper_t2_short"),
-        "the same, reconstruction − input": ("short_negative", "paper_t2_negative"),
+        "here, 600 steps, reconstruction − input": ("short_negative", "paper_t2_negative"),
     },
     "CSF class of the tissue map alone": {"here": ("default", "default")},
 }
@@ -68,7 +69,10 @@ SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.train
 TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
 # Of these baselines there are two more trainings, with seeds 1 and 2.
 SEEDED = ("ce_vae", "skip_ae")
-TRAINED_T2 = ("skip_ae_t2", "gm_vae_t2", "ce_vae_t2", "ce_vae_strega_t2", "paper_t2_short", "paper_t2_negative")
+TRAINED_T2 = (
+    *("skip_ae_t2", "gm_vae_t2", "ce_vae_t2", "ce_vae_strega_t2"),
+    *("paper_t2", "paper_t2_full_negative", "paper_t2_short", "paper_t2_negative"),
+)
 
 
 def read(folder: Path) -> Evaluation | None:

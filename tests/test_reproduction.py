@@ -84,8 +84,8 @@ def test_a_run_stands_under_its_name_and_what_was_not_run_says_so(reproduction, 
     assert "0.531 ± 0.112" in paper[10]
     assert paper[11].count("not run") == 4  # nor what the T1 model reaches on T2w
     assert "| not run | 0.375 (1) | 0.600 ± 0.141 (2) |" in paper[11]
-    assert paper[12] == f"| | here, 600 steps |{' not run |' * 6}"
-    assert "| 0.125 (1) |" in paper[15]
+    assert paper[13] == f"| | here, 600 steps |{' not run |' * 6}"
+    assert "| 0.125 (1) |" in paper[16]
 
 
 def test_a_trained_model_is_told_with_three_thresholds(reproduction, results):
