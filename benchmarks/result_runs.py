@@ -14,6 +14,8 @@ RUNS = {
     "seeds": """python -m strega_jax.compare --checkpoints=strega_jax/weights,runs/strega_seed1,runs/strega_seed2,\\
 runs/tissue_seed0,runs/tissue_seed1,runs/tissue_seed2 --postprocess=value=0.25 \\
     --data=brats/,stroke/,eq15/ --controls=ixi/ --controls_split=dev --output=results/seeds""",
+    "calibrated": """python -m strega_jax.compare --checkpoints=strega_jax/weights,runs/strega_seed1,\\
+runs/strega_seed2 --data=brats/,stroke/,eq15/ --controls=ixi/ --controls_split=dev --output=results/calibrated""",
     "trainings": """python -m strega_jax.compare --checkpoints=strega_jax/weights,runs/strega_seed1,runs/strega_seed2,\\
 runs/plain_seed0,runs/plain_seed1,runs/plain_seed2 --postprocess=value=0.25,grow_probability=0.0 \\
     --data=brats/,stroke/,eq15/ --controls=ixi/ --controls_split=dev --output=results/trainings""",
@@ -34,9 +36,10 @@ MADE = {
 """Test set → the command that made it."""
 TRAINED = (
     "python -m strega_jax.train --config=strega --config.seed=N --config.data.scans=ixi/ --workdir=runs/strega_seedN",
+    "python -m strega_jax.calibrate --checkpoint=runs/strega_seedN --healthy=ixi/ --split=dev",
     """python -m strega_jax.train --config=strega --config.seed=N --config.data.scans=ixi/ \\
     --config.model.intensity_share=0 --workdir=runs/tissue_seedN""",
     """python -m strega_jax.train --config=strega --config.seed=N --config.data.scans=ixi/ \\
     --config.data.rendered="()" --workdir=runs/plain_seedN""",
 )
-"""What made the checkpoints of the runs `seeds` and `trainings`."""
+"""What made the checkpoints of the runs `seeds`, `calibrated` and `trainings`."""

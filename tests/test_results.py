@@ -84,6 +84,20 @@ def test_each_column_of_the_trainings_is_set_against_the_one_before(results):
     assert healthy == "| 20 of IXI, held out, ml | 9.0 ± 0.0 | 8.0 ± 0.0 | – | 6.0 ± 0.0 | – | 5.0 ± 0.0 | – |"
 
 
+def test_trainings_with_their_own_thresholds_are_told_by_voxels_and_by_lesions(results):
+    class Stored:
+        def rows(self, run, cohort):
+            assert run == "calibrated"
+            pairs = ((0.8, 0.5), (0.6, 0.7))
+            rows = [row("a_1", dice, cohort, lesion_wise_dice=of, seed=i) for i, (dice, of) in enumerate(pairs)]
+            return rows if cohort == "brats T1ce" else [*rows[:1], rows[0] | {"seed": 1}]
+
+    lines = results.calibrated_table(Stored())[2:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| {cohort}" for cohort in results.TRAINED_ON]
+    assert lines[2] == "| brats T1ce | 0.700 ± 0.141 | 0.600 ± 0.141 |"
+    assert lines[0] == "| brats FLAIR | 0.800 ± 0.000 | 0.500 ± 0.000 |"
+
+
 def test_numbers_are_kept_without_pictures_and_without_paths(results, tmp_path):
     fresh, stored = tmp_path / "fresh", tmp_path / "stored"
     (fresh / "planted" / "evaluation").mkdir(parents=True)
