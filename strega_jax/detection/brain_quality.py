@@ -61,7 +61,9 @@ def _holes(
 
 
 def _loose(brain: Bool[np.ndarray, "x y z"], voxel_ml: float) -> list[tuple[str, str]]:
-    labels = cc3d.connected_components(brain, connectivity=26)
+    labels, count = cc3d.connected_components(brain, connectivity=26, return_N=True)
+    if count == 1:
+        return []
     parts = np.sort(np.bincount(labels.ravel())[1:])[:-1] * voxel_ml
     if parts.sum() <= LOOSE_ML:
         return []
