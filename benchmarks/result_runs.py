@@ -6,7 +6,8 @@ RUNS = {
     "enhancing": """python -m strega_jax.compare --region=enhancing --data=gbm/ --contrasts=T1ce \\
     --output=results/enhancing""",
     "planted": """python -m strega_jax.train --evaluate --config=strega --checkpoint=strega_jax/weights \\
-    --config.data.scans=ixi/ --config.data.planted=20 --config.data.lesions="('eq15/',)" --workdir=results/planted""",
+    --config.data.scans=ixi/ --config.data.planted=20 --config.data.lesions="('eq15/',)" \\
+    --config.data.planted_kinds="('lesion','tumour','bilateral','plaques')" --workdir=results/planted""",
     "othersite": "python -m strega_jax.predict --input=othersite/ --output=results/othersite --nopages",
     "oasis": "python -m strega_jax.predict --input=oasis/ --output=results/oasis --nopages",
     "rendered": "python -m strega_jax.predict --input=rendered/ --output=results/rendered --nopages",

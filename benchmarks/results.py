@@ -46,7 +46,7 @@ COHORTS = (
     *(("patients", cohort) for cohort in ("gbm T1ce", "stroke T2w")),
     *(("patients", f"ms {contrast}") for contrast in ("fused", "T2w", "T1w", "FLAIR")),
     ("planted", "eq15 T1w"),
-    ("planted", "planted T1w"),
+    *(("planted", f"planted{kind} T1w") for kind in ("", "-tumour", "-bilateral", "-plaques")),
     ("spots", "spots T1w"),
 )
 """Run and cohort of each line; a cohort is of one contrast."""
