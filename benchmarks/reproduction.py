@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from benchmarks.kept import KEEP, STORED, evaluation_file, keep_evaluation
 from benchmarks.marked import PAGE, put
 from benchmarks.reproduction_evaluation import CONTROLS, NOT_RUN, Evaluation
-from benchmarks.reproduction_steps import PAPER_T1, SHORT, STEPS
+from benchmarks.reproduction_steps import FULL, PAPER_T1, SHORT, STEPS
 from benchmarks.reproduction_training import Training, curves_picture, curves_table
 from strega_jax import command
 from strega_jax.errors import ConfigError, StregaError
@@ -54,8 +54,8 @@ RUNS = {
     "ceVAE": {"here": ("ce_vae", "ce_vae_t2")},
     "ceVAE (with StRegA preprocessing)": {"here": ("ce_vae_strega", "ce_vae_strega_t2")},
     "StRegA": {
-        "here": (PAPER_T1, "paper_t2"),
-        "here, reconstruction − input": ("paper_t1_full_negative", "paper_t2_full_negative"),
+        "here": (FULL, "paper_t2"),
+        "here, reconstruction − input": (f"{FULL}_negative", "paper_t2_full_negative"),
         "here, 600 steps": (SHORT, "paper_t2_short"),
         "here, 600 steps, reconstruction − input": ("short_negative", "paper_t2_negative"),
     },
@@ -66,7 +66,10 @@ CSF = "tissue class CSF"
 THRESHOLDS = (("Otsu", "", "dice"), ("healthy", "_healthy", "dice"), ("each volume's best", "", "best_dice"))
 SHORTENED = "--config.data.scans=ixi/ --config.training.steps=600 --config.training.validate_every=100"
 # The models trained here for the comparison, each with Otsu and, as NAME_healthy, a threshold from healthy voxels.
-TRAINED = ("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega", SHORT, "short_negative")
+TRAINED = (
+    *("skip_ae", "gm_vae", "ce_vae", "ce_vae_strega"),
+    *(FULL, f"{FULL}_negative", SHORT, "short_negative"),
+)
 # Of these baselines there are two more trainings, with seeds 1 and 2.
 SEEDED = ("ce_vae", "skip_ae")
 TRAINED_T2 = (
@@ -179,11 +182,13 @@ def commands() -> list[str]:
         "--config=configs/paper_t1.py --checkpoint=runs/WORKDIR --config.data.store=runs/WORKDIR/store \\\n"
         "    --config.preprocess.size=64 --config.model.block=bottleneck --config.model.stem_stride=4"
     )
+    judged = "--config=configs/strega.py --checkpoint=runs/WORKDIR --config.data.store=runs/WORKDIR/store NETWORK"
     lines = ["```bash"]
     for weights, told in (
         (packaged, lambda step: not step.workdir),
         (paper, lambda step: step.settings and step.workdir and not step.network),
-        (f"{paper} NETWORK", lambda step: step.network),
+        (f"{paper} NETWORK", lambda step: step.network and step.config == "paper_t1"),
+        (judged, lambda step: step.config == "strega"),
     ):
         lines.append(f"python -m strega_jax.train --evaluate {weights} \\\n{places}")
         for name, step in STEPS.items():
@@ -191,8 +196,12 @@ def commands() -> list[str]:
                 where = f"WORKDIR={step.workdir} " if step.workdir else ""
                 where += f'NETWORK="{step.network}" ' if step.network else ""
                 lines.append(f"# {name}: {where}{step.flags() or 'no flags'}")
-    training = paper.replace("--checkpoint", "--workdir").replace("--config.data.store=runs/WORKDIR/store", SHORTENED)
-    return [*lines, "# those four were trained with", f"python -m strega_jax.train {training} NETWORK", "```"]
+    lines.append("# those with NETWORK were trained with")
+    for weights in (f"{paper} NETWORK", judged):
+        training = weights.replace("--checkpoint", "--workdir")
+        training = training.replace("--config.data.store=runs/WORKDIR/store", SHORTENED)
+        lines.append(f"python -m strega_jax.train {training}")
+    return [*lines, "```"]
 
 
 def healthy_picture(runs: Mapping[str, Evaluation | None]) -> Figure | None:

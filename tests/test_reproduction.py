@@ -52,7 +52,7 @@ def write_run(folder, settings, contrast="T1w"):
 
 @pytest.fixture
 def results(tmp_path, reproduction):
-    for name in ("otsu_slice", "default", "paper_t1", "skip_ae"):
+    for name in ("otsu_slice", "default", "paper_t1_full", "skip_ae"):
         step = reproduction.STEPS.get(name)
         write_run(tmp_path / "results" / name, (step and step.settings) or {})
     return tmp_path / "results"
