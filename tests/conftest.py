@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ from strega_jax.tissue import TissueMap
 # at least a third less processor time. What the package keeps compiled (`strega_jax.programs`) has options of its own.
 QUICK = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "cpu_parallel_codegen_split_count=1")
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in QUICK))
+# A shell starts what goes into the background with interrupts ignored, and the commands under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.set_threshold(COLLECT_AFTER)
 # One compilation of a program serves all tests that run it, those in subprocesses too.
 CACHE = tempfile.TemporaryDirectory(prefix="strega-tests-")
