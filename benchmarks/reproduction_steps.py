@@ -15,7 +15,7 @@ class Step:
     settings: Mapping[str, Any] | None = None  # None: the config's
     workdir: str = ""  # of the weights; empty: the packaged ones
     network: str = ""  # flags with which they were trained, and are evaluated, beside those of the short training
-    config: str = "paper_t1"
+    config: str = "paper_t1"  # name of the config that these flags change
 
     def flags(self) -> str:
         """As `strega_jax.train` takes them."""
@@ -25,7 +25,7 @@ class Step:
 HEALTHY = {"threshold": "healthy", "false_positive_rate": 0.01}
 OTSU = {"threshold": "otsu", "min_area_mm2": 256.0, "min_volume_ml": 0.0, "appearance_mm": 0.0}
 PLAIN = OTSU | {"smooth_mm": 0.0, "mirror": 0.0}
-SLICEWISE = {"scope": "slice"}
+PLAIN_SLICE = PLAIN | {"scope": "slice"}
 LETTER = {"threshold": "otsu", "scope": "slice", "min_area_px": 0, "min_area_mm2": 256.0}
 # Each with those before it.
 WINDOWED = "--config.model.sign=negative --config.preprocess.window_percentiles='(3.0,90.0)'"
@@ -91,9 +91,9 @@ STEPS = {
         EXCESS,
     ),
     "judged": Step(
-        "… the healthy mean and the judge of tissue in the VAE's place", PLAIN | SLICEWISE, "judged", JUDGED, "strega"
+        "… the healthy mean and the judge of tissue in the VAE's place", PLAIN_SLICE, "judged", JUDGED, "strega"
     ),
-    "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN | SLICEWISE),
+    "otsu_slice": Step("input and network of the default, postprocessing as described", PLAIN_SLICE),
     "otsu_volume": Step("Otsu over the volume, not on every slice", PLAIN | {"scope": "volume"}),
     "otsu_volume_refined": Step("anomaly map smoothed, mirror image subtracted", OTSU | {"scope": "volume"}),
     "healthy": Step(

@@ -2,14 +2,20 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 
+import jax
 import nibabel
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
+from ml_collections import config_flags
 
+from strega_jax.detectors import build
 from strega_jax.errors import ConfigError, StregaError
+from strega_jax.run_config import as_config, as_run, run_of
 
 ROWS = [
     ("brats T1ce", "cce_vae", "a", 0.5, 9.0, 0.75),
@@ -130,6 +136,31 @@ def test_a_t2_model_is_told_by_its_own_contrast(reproduction, tmp_path):
     lines = reproduction.trained_table({"ce_vae_t2": reproduction.read(tmp_path / "ce_vae_t2")})
     (otsu,) = (line for line in lines if line.startswith("| `ce_vae_t2` | Otsu"))
     assert otsu == "| `ce_vae_t2` | Otsu | not run | 0.375 (1) | – | 0.250 (1) | 2.0, 2.0, 0.0–4.0 | 1 of 2 |"
+
+
+def test_every_step_that_is_not_the_configs_own_has_its_command(reproduction):
+    blocks = "\n".join(reproduction.commands()).split("python -m strega_jax.train ")
+    for name, step in reproduction.STEPS.items():
+        told = [block for block in blocks if f"# {name}: " in block]
+        assert len(told) == (step.settings is not None)
+        if told and step.workdir:
+            assert f"--config=configs/{step.config}.py" in told[0]
+
+
+def test_the_flags_of_every_trained_step_make_a_network_that_takes_its_slices(reproduction, monkeypatch):
+    trained = {name: step for name, step in reproduction.STEPS.items() if step.network}
+    assert set(trained) >= {"fractions", "mild", "excess", "judged"}
+    for step in trained.values():
+        values = flags.FlagValues()
+        own = run_of(Path(__file__).parents[1] / "configs" / f"{step.config}.py")
+        line = ["train", *shlex.split(step.network)]
+        monkeypatch.setattr("sys.argv", line)  # by which it knows what is overridden
+        config = config_flags.DEFINE_config_dict("config", as_config(own), flag_values=values)
+        values(line)
+        run = as_run(config.value)
+        detector = build(run.detector, run.model)
+        shape = (run.preprocess.size, run.preprocess.size, run.preprocess.channels)
+        jax.eval_shape(lambda detector=detector, shape=shape: detector.init(jax.random.key(0), shape))
 
 
 def test_results_of_another_postprocessing_are_refused(reproduction, results):
