@@ -59,7 +59,7 @@ RUNS = {
         "here, 600 steps": (SHORT, "paper_t2_short"),
         "here, 600 steps, reconstruction − input": ("short_negative", "paper_t2_negative"),
     },
-    "CSF class of the tissue map alone": {"here": ("default", "default")},
+    "CSF class of the tissue map alone": {"here": ("ce_vae_strega", "paper_t2_short")},
 }
 CSF = "tissue class CSF"
 # How a model trained here is told: the threshold, the end of the folder's name, and what counts.
@@ -119,7 +119,8 @@ def trained_table(runs: Mapping[str, Evaluation | None]) -> list[str]:
             run = runs.get(name + end)
             marked = run.marked()[:2] if run and metric == "dice" else ["–" if run else NOT_RUN] * 2
             lines.append(f"| `{name}` | {label} | {' | '.join([*_cells(run, own, metric=metric), *marked])} |")
-    for name, own in (("ce_vae_strega", "T1w"), ("paper_t2_short", "T2w")):
+    (segmented,) = RUNS["CSF class of the tissue map alone"].values()
+    for name, own in zip(segmented, ("T1w", "T2w"), strict=True):
         lines.append(f"| CSF class, {own} | – | {' | '.join(_cells(runs.get(name), own, CSF))} | – | – |")
     return lines
 
