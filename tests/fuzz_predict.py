@@ -28,7 +28,6 @@ from test_dicom import write_dicom
 
 from strega_jax import predict
 from strega_jax.errors import StregaError
-from strega_jax.models import opening
 from strega_jax.output.files import KINDS
 
 NAMES = ["scan", "sub-01_T1w", "sub-..T1w", "..", "a b;c'd", "ä\n\t", "-flag", "x" * 200, "sub-1_T2w", "{0}%s"]
@@ -136,7 +135,6 @@ def dicom_case(rng: np.random.Generator, volume: tuple[np.ndarray, np.ndarray]) 
 def fuzz(cases: int, seed: int, dicom_share: float = 0.3) -> Tally:
     """So many runs, of which a share on DICOM series."""
     rng, tally, volume = np.random.default_rng(seed), Tally(), brain()
-    opening.open_model = functools.cache(opening.open_model)  # the model is sound, and the same in all cases
     good = nibabel.Nifti1Image(*volume).to_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
