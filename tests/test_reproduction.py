@@ -91,6 +91,7 @@ def test_a_run_stands_under_its_name_and_what_was_not_run_says_so(reproduction, 
     assert paper[11].count("not run") == 4  # nor what the T1 model reaches on T2w
     assert "| not run | 0.375 (1) | 0.600 ± 0.141 (2) |" in paper[11]
     assert paper[13] == f"| | here, 600 steps |{' not run |' * 6}"
+    assert paper[16] == f"| | here |{' not run |' * 6}"  # nor does the default's tissue map stand for the paper's
     paper = reproduction.paper_table(runs | {"ce_vae_strega": reproduction.read(results / "skip_ae")})
     assert paper[16] == f"| | here | not run | not run | 0.125 (1) |{' not run |' * 3}"  # T2w: of another run
 
